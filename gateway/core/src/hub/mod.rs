@@ -1,0 +1,1 @@
+//! Streams of one node: windows, encoding, membership counts, recovery, holes.

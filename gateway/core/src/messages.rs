@@ -1,0 +1,168 @@
+//! What shards and the hub say to each other. Both directions are FIFO per shard, and the seams rely on it: a member that
+//! is added between two fan-outs gets exactly the later one.
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use crate::client::ops::{AckMode, Op};
+use crate::ids::{ConnId, ConnRef, Cursor, Seq, SeqRange, ShardId, StreamIdx, StreamKey, Uid};
+use crate::ws::close::CloseCode;
+
+/// Sub-protocol of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encoding {
+    Json,
+    Proto,
+}
+
+/// A platform (`pc`, `mobile`, `web`, …), interned per node by the front door; 0 is "not told".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PlatformId(pub u8);
+
+/// Everything that decides which bytes a connection gets: one shared frame exists per class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnClass {
+    pub encoding: Encoding,
+    /// permessage-deflate was negotiated.
+    pub deflate: bool,
+    pub platform: PlatformId,
+}
+
+/// One message of the hub's stream as WebSocket frames, one per class that has members. Shared by every recipient.
+#[derive(Clone, Debug, Default)]
+pub struct FrameSet {
+    variants: SmallVec<[(ClassMask, Bytes); 2]>,
+}
+
+/// Which classes a variant serves. `platform: None` serves every platform without a variant of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassMask {
+    pub encoding: Encoding,
+    pub deflate: bool,
+    pub platform: Option<PlatformId>,
+}
+
+impl FrameSet {
+    pub fn push(&mut self, mask: ClassMask, frame: Bytes) {
+        self.variants.push((mask, frame));
+    }
+
+    /// The frame for a connection. An exact platform wins over a general variant; a deflating connection takes the plain
+    /// variant if no compressed one exists (it did not pay).
+    ///
+    /// An empty frame means that this class sees nothing of the range and needs no frame now (only ephemeral messages
+    /// for other platforms); `None` means that no variant was encoded for the class, which is a bug of the hub.
+    pub fn select(&self, class: ConnClass) -> Option<&Bytes> {
+        let fits = |mask: &ClassMask| {
+            mask.encoding == class.encoding
+                && (mask.deflate == class.deflate || !mask.deflate)
+                && mask.platform.is_none_or(|p| p == class.platform)
+        };
+        self.variants
+            .iter()
+            .filter(|(mask, _)| fits(mask))
+            .max_by_key(|(mask, _)| (mask.platform.is_some(), mask.deflate == class.deflate))
+            .map(|(_, frame)| frame)
+    }
+}
+
+/// What a connection asked for in its handshake or `connect` frame, already authenticated.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    pub uid: Uid,
+    pub device: Box<str>,
+    pub class: ConnClass,
+    /// The `connect` frame's id: the session object answers it as `ok`; `None`: it goes out as `welcome`.
+    pub reply_to: Option<u32>,
+    pub cursors: Vec<(StreamKey, Cursor)>,
+    pub auto_join: bool,
+    pub ack_mode: AckMode,
+    pub ping_interval_ms: u32,
+    /// Milliseconds until the token expires, counted from promotion.
+    pub expires_in_ms: Option<u64>,
+    /// Milliseconds since the Unix epoch, for the session object.
+    pub expires_at_ms: Option<i64>,
+    /// Opaque outside; unguessable, made by the front door.
+    pub connection_id: Box<str>,
+    pub platform_name: Box<str>,
+}
+
+/// Shard → hub.
+#[derive(Debug)]
+pub enum ToHub {
+    /// A promoted connection wants its streams. Answered by [`ToShard::Send`] (the session object) and [`ToShard::AddMember`].
+    Connected { conn: ConnRef, hello: Box<Hello> },
+    /// Answered by exactly one [`ToShard::Send`] with `finishes: Some(id)`.
+    Request { conn: ConnRef, id: u32, who: Box<Requester>, op: Op },
+    /// The connection stopped being a member: closed, or an `AddMember` met a dead connection. Last word about `conn` and these streams.
+    Left { conn: ConnRef, streams: SmallVec<[StreamIdx; 4]>, class: ConnClass },
+    /// The connection is gone; comes once, after its `Left`.
+    Disconnected { conn: ConnRef, uid: Uid, connection_id: Box<str> },
+    /// A slow connection's socket drained: tell it what it missed. Answered by [`ToShard::Gap`].
+    Gapped { conn: ConnRef, stream: StreamIdx, from: Seq, class: ConnClass },
+    /// A fan-out with `report_done` reached every member of this shard.
+    FanoutDone { shard: ShardId, stream: StreamIdx },
+}
+
+/// Whose request it is. The hub keeps no table of connections, so the shard says it each time.
+#[derive(Clone, Debug)]
+pub struct Requester {
+    pub uid: Uid,
+    pub device: Box<str>,
+    pub class: ConnClass,
+}
+
+/// Hub → shard.
+#[derive(Debug)]
+pub enum ToShard {
+    /// Send to every member, in slices. A stream never starts a fan-out while its previous one runs: the hub waits for
+    /// [`ToHub::FanoutDone`] of every shard, or keeps fan-outs small enough for one slice.
+    Fanout(Fanout),
+    /// The connection receives the stream's fan-outs from here on. It stands at the stream's flushed seq, or, if `gapped`,
+    /// has been told a `gap` and gets nothing until a pull reaches the head.
+    AddMember {
+        conn: ConnId,
+        stream: StreamIdx,
+        flushed: Seq,
+        gapped: bool,
+        class: ConnClass,
+    },
+    RemoveMember {
+        conn: ConnId,
+        stream: StreamIdx,
+    },
+    /// An encoded frame for one connection.
+    Send(Direct),
+    /// The `gap` frame asked for by [`ToHub::Gapped`].
+    Gap {
+        conn: ConnId,
+        stream: StreamIdx,
+        frame: Bytes,
+    },
+    Close {
+        conn: ConnId,
+        code: CloseCode,
+        reason: &'static str,
+    },
+}
+
+/// A frame for one connection: a reply, a recovery page, a notice.
+#[derive(Debug)]
+pub struct Direct {
+    pub conn: ConnId,
+    pub frame: Bytes,
+    /// The request that this answers: its id leaves the in-flight set.
+    pub finishes: Option<u32>,
+    /// This pull reply brings the connection to this seq of the stream: if that is the stream's flushed seq, a gap ends.
+    pub reached: Option<(StreamIdx, Seq)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Fanout {
+    pub stream: StreamIdx,
+    /// `None`: ephemeral.
+    pub range: Option<SeqRange>,
+    pub frames: FrameSet,
+    /// Set when some shard may need more than one slice.
+    pub report_done: bool,
+}

@@ -1,0 +1,1 @@
+//! Connections: slab, sessions, fan-out, slow consumers, timers, and the worker loop.
