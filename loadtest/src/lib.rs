@@ -1,0 +1,16 @@
+//! Tidegate's load-test harness: clients that follow the protocol's client rule, a judge that knows what each of them
+//! should have seen, publishers that keep the ledger, and the runner that puts them together.
+//!
+//! The same pieces judge the fault runs (`cargo xtask faults`) and the behaviour tests of the `tidegate` binary.
+
+#![forbid(unsafe_code)]
+
+pub mod follower;
+pub mod judge;
+pub mod process;
+pub mod publish;
+pub mod result;
+pub mod run;
+pub mod scenario;
+pub mod session;
+pub mod ws;
