@@ -97,7 +97,11 @@ impl Follower {
                 self.logs.entry("(connection)".into()).or_default().faults.push(fault);
                 break;
             }
-            pause = if since.elapsed() > RECONNECT_PAUSE_MAX { RECONNECT_PAUSE_MIN } else { (pause * 2).min(RECONNECT_PAUSE_MAX) };
+            pause = if since.elapsed() > RECONNECT_PAUSE_MAX {
+                RECONNECT_PAUSE_MIN
+            } else {
+                (pause * 2).min(RECONNECT_PAUSE_MAX)
+            };
             tokio::time::sleep(pause).await;
         }
         (self.name, self.logs)
@@ -173,7 +177,10 @@ impl Follower {
             // No cursor: what the server sends begins where it says; an inbox may begin below the head.
             log.begin(stream, epoch, head);
         } else if recovered == "expired" || log.epoch != epoch {
-            log.faults.push(Fault::EpochChanged { from: format!("{}/{}", log.epoch, log.last), to: format!("{epoch} {recovered}") });
+            log.faults.push(Fault::EpochChanged {
+                from: format!("{}/{}", log.epoch, log.last),
+                to: format!("{epoch} {recovered}"),
+            });
             log.epoch = epoch.to_owned();
             log.last = first.saturating_sub(1);
         }

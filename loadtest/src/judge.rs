@@ -143,7 +143,9 @@ impl Verdict {
                 }
                 Some(shown) if shown != id => {
                     self.wrong += 1;
-                    self.find(format!("{client} {stream}: seq {seq} was answered with id {id} and shown with id {shown}"));
+                    self.find(format!(
+                        "{client} {stream}: seq {seq} was answered with id {id} and shown with id {shown}"
+                    ));
                 }
                 Some(_) => {}
             }

@@ -47,7 +47,8 @@ struct RunArgs {
 
 fn main() -> anyhow::Result<ExitCode> {
     let Command::Run(args) = Args::parse().command;
-    let text = std::fs::read_to_string(&args.scenario).with_context(|| format!("cannot read {}", args.scenario.display()))?;
+    let text =
+        std::fs::read_to_string(&args.scenario).with_context(|| format!("cannot read {}", args.scenario.display()))?;
     let scenario = match Scenario::parse(&text) {
         Ok(scenario) => scenario,
         Err(problems) => {

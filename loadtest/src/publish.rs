@@ -22,6 +22,9 @@ use crate::judge::{Answered, Ledger};
 const CHANNEL_MAX: usize = 4096;
 /// Pause between attempts to reach the server again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// Every so many messages one is kept as a sample.
+const SAMPLE_EVERY: u64 = 101;
+const SAMPLES_MAX: usize = 1_000;
 /// How long a publisher waits for the last answers.
 const LAST_ANSWERS: Duration = Duration::from_secs(30);
 
@@ -55,6 +58,8 @@ pub struct Outcome {
     pub seconds: f64,
     /// Push → answer, in microseconds.
     pub latency_us: Histogram<u64>,
+    /// Some answered requests, to be sent again later: they must get their old place.
+    pub samples: Vec<(PushRequest, Answered)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -116,9 +121,9 @@ pub async fn publish(plan: Plan, ledger: Arc<Mutex<Ledger>>) -> Outcome {
         unanswered: 0,
         seconds: 0.0,
         latency_us: histogram(),
+        samples: Vec::new(),
     };
-    let mut publisher =
-        Publisher { plan, ledger, pending: HashMap::new(), next: 0, outcome, started: Instant::now() };
+    let mut publisher = Publisher { plan, ledger, pending: HashMap::new(), next: 0, outcome, started: Instant::now() };
     let mut last_progress = (0, Instant::now());
     loop {
         let done = publisher.attempt().await;
@@ -239,6 +244,9 @@ impl Publisher {
             seq: answer.seq.unwrap_or(0),
             id: answer.message_id.parse().unwrap_or(0),
         };
+        if answer.corr % SAMPLE_EVERY == 0 && self.outcome.samples.len() < SAMPLES_MAX {
+            self.outcome.samples.push((pending.request, answered.clone()));
+        }
         self.ledger.lock().expect("no holder panics").record(&answered);
     }
 }
@@ -267,6 +275,25 @@ pub async fn unary(grpc: &str, target: &str, count: u64, payload_bytes: usize) -
         let _ = latency.record(since.elapsed().as_micros() as u64);
     }
     Ok(latency)
+}
+
+/// Sends each sample again with its key; returns those that did not get their old place, as text.
+pub async fn send_again(grpc: &str, samples: &[(PushRequest, Answered)]) -> Result<Vec<String>, PublishError> {
+    let mut client = PushServiceClient::<Channel>::connect(grpc.to_owned()).await?;
+    let mut wrong = Vec::new();
+    for (request, before) in samples {
+        let results = client.push(request.clone()).await?.into_inner().results;
+        let same = results.first().is_some_and(|now| {
+            now.duplicate
+                && now.seq == Some(before.seq)
+                && now.epoch == before.epoch
+                && now.message_id == before.id.to_string()
+        });
+        if !same {
+            wrong.push(format!("{} was {before:?}, now {results:?}", request.message_id));
+        }
+    }
+    Ok(wrong)
 }
 
 #[cfg(test)]

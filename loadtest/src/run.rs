@@ -58,7 +58,7 @@ pub async fn run(scenario: &Scenario, options: &Options) -> Result<RunResult, Ru
         }
     };
     let idle = usage(options)?;
-    let mut fleet = connect(scenario, options, origin).await;
+    let fleet = connect(scenario, options, origin).await;
     let established = fleet.established();
     let before = usage(options)?;
     let ledger = Arc::new(Mutex::new(Ledger::default()));

@@ -64,7 +64,14 @@ pub struct Publish {
 
 impl Default for Publish {
     fn default() -> Self {
-        Publish { to: To::Groups, streams: 0, per_second: 100.0, messages: 1_000, payload_bytes: 128, in_flight: 10_000 }
+        Publish {
+            to: To::Groups,
+            streams: 0,
+            per_second: 100.0,
+            messages: 1_000,
+            payload_bytes: 128,
+            in_flight: 10_000,
+        }
     }
 }
 

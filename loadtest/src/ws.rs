@@ -135,7 +135,8 @@ mod tests {
 
     #[test]
     fn a_servers_mistakes_are_named() {
-        for (bytes, want) in [(vec![0xc2, 0], "reserved"), (vec![0x82, 0x80], "masked"), (vec![0x02, 0], "fragmented")] {
+        for (bytes, want) in [(vec![0xc2, 0], "reserved"), (vec![0x82, 0x80], "masked"), (vec![0x02, 0], "fragmented")]
+        {
             let mut buffer = BytesMut::from(&bytes[..]);
             let text = take_frame(&mut buffer).expect_err("refused").to_string();
             assert!(text.contains(want), "{text}");

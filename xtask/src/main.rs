@@ -1,1 +1,48 @@
-fn main() {}
+//! `cargo xtask`: everything about the project that is more than one cargo command.
+
+#![forbid(unsafe_code)]
+
+mod autobahn;
+mod command;
+mod faults;
+mod node;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tidegate's own commands")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Formatting, lints and every test: what CI runs.
+    Test,
+    /// Licences, bans and sources of all dependencies (installs cargo-deny if it is missing).
+    Deny,
+    /// Breaks a real node under load and judges what its clients saw.
+    Faults(faults::Args),
+    /// Runs Autobahn's WebSocket cases against the echo listener (needs Python 3 with venv).
+    Autobahn(autobahn::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Args::parse().command {
+        Command::Test => test::run(),
+        Command::Deny => test::deny(),
+        Command::Faults(args) => faults::run(&args),
+        Command::Autobahn(args) => autobahn::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

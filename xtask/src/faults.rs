@@ -1,0 +1,179 @@
+//! Fault runs on a real node: `kill -9` under load, judged by what 200 following clients saw and what the publisher was told.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use tidegate_load::follower::{Controls, Follower};
+use tidegate_load::judge::{Ledger, Verdict};
+use tidegate_load::publish::{self, Outcome, Plan};
+use tidegate_load::session::Target;
+use tokio::task::JoinSet;
+
+use crate::command;
+use crate::node::{Addrs, Node, Workspace};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// How many times the node is killed.
+    #[arg(long, default_value_t = 20)]
+    rounds: u32,
+    #[arg(long, default_value_t = 200)]
+    clients: usize,
+    /// Pushes per second.
+    #[arg(long, default_value_t = 2_000.0)]
+    rate: f64,
+    /// Seconds of load before each kill.
+    #[arg(long, default_value_t = 3.0)]
+    between: f64,
+}
+
+/// Groups that the clients are spread over; every client's inbox gets messages as well.
+const GROUPS: usize = 4;
+/// How long clients may take to show the last message.
+const SETTLE: Duration = Duration::from_secs(60);
+
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let binary = command::build("tidegate")?;
+    let workspace = Workspace::new()?;
+    let addrs = Addrs::free()?;
+    let start = || Node::start(&binary, &workspace.data(), &addrs, &workspace.log(), &[]);
+    let mut node = start()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        let fleet = Fleet::start(args, &addrs).await?;
+        let ledger = Arc::new(Mutex::new(Ledger::default()));
+        let publisher = tokio::spawn(publish::publish(plan(args, &addrs), ledger.clone()));
+        for round in 1..=args.rounds {
+            tokio::time::sleep(Duration::from_secs_f64(args.between)).await;
+            let answered = ledger.lock().expect("no holder panics").answered;
+            let shown = fleet.shown();
+            node.kill()?;
+            let down = Instant::now();
+            node = start()?;
+            eprintln!(
+                "round {round}: killed at {answered} answered, {shown} shown; ready again after {:?}",
+                down.elapsed()
+            );
+        }
+        let outcome = publisher.await?;
+        let ledger = Arc::try_unwrap(ledger).map_err(|_| anyhow::anyhow!("the ledger is still shared"))?;
+        let ledger = ledger.into_inner().expect("no holder panics");
+        fleet.settle(&ledger).await;
+        let moved = publish::send_again(&addrs.grpc_url(), &outcome.samples).await?;
+        let verdict = fleet.judge(&ledger).await;
+        anyhow::Ok((outcome, ledger, verdict, moved))
+    })?;
+    let (outcome, ledger, verdict, moved) = report;
+    print_report(&outcome, &ledger, &verdict, moved.len());
+    moved.iter().take(10).for_each(|finding| eprintln!("  {finding}"));
+    if !verdict.clean()
+        || !moved.is_empty()
+        || ledger.seqs_used_twice > 0
+        || outcome.unanswered > 0
+        || outcome.answered == 0
+    {
+        verdict.findings.iter().for_each(|finding| eprintln!("  {finding}"));
+        bail!("the promise does not hold; data and log are kept in {}", workspace.folder.display());
+    }
+    drop(node);
+    workspace.remove();
+    Ok(())
+}
+
+fn group(number: usize) -> String {
+    format!("g:faults-{number}")
+}
+
+fn uid(number: usize) -> String {
+    format!("faults-{number}")
+}
+
+fn plan(args: &Args, addrs: &Addrs) -> Plan {
+    let groups = (0..GROUPS).map(group);
+    let inboxes = (0..args.clients).map(|n| format!("u:{}", uid(n)));
+    Plan {
+        grpc: addrs.grpc_url(),
+        rate: Some(args.rate),
+        messages: (args.rate * args.between * f64::from(args.rounds)) as u64,
+        targets: groups.chain(inboxes).collect(),
+        payload_bytes: 200,
+        key_prefix: "faults".into(),
+        in_flight_max: 20_000,
+        origin: Instant::now(),
+    }
+}
+
+struct Fleet {
+    tasks: JoinSet<(String, std::collections::BTreeMap<String, tidegate_load::judge::StreamLog>)>,
+    controls: Vec<Arc<Controls>>,
+}
+
+impl Fleet {
+    async fn start(args: &Args, addrs: &Addrs) -> anyhow::Result<Fleet> {
+        let mut fleet = Fleet { tasks: JoinSet::new(), controls: Vec::new() };
+        for number in 0..args.clients {
+            let name = uid(number);
+            let target = Target::dev(addrs.client, &name);
+            let follower = Follower::new(name, target, vec![group(number % GROUPS)]);
+            fleet.controls.push(follower.controls.clone());
+            fleet.tasks.spawn(follower.run());
+        }
+        let deadline = Instant::now() + SETTLE;
+        while !fleet.controls.iter().all(|c| c.established.load(Ordering::SeqCst)) {
+            if Instant::now() > deadline {
+                bail!("not every client was established within {SETTLE:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(fleet)
+    }
+
+    fn shown(&self) -> u64 {
+        self.controls.iter().map(|c| c.shown.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Waits until nothing new has been shown for a while.
+    async fn settle(&self, ledger: &Ledger) {
+        let deadline = Instant::now() + SETTLE;
+        let mut last = (self.shown(), Instant::now());
+        while Instant::now() < deadline && ledger.answered > 0 && last.1.elapsed() < Duration::from_secs(5) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let now = self.shown();
+            if now != last.0 {
+                last = (now, Instant::now());
+            }
+        }
+    }
+
+    async fn judge(mut self, ledger: &Ledger) -> Verdict {
+        self.controls.iter().for_each(|c| c.stop());
+        let mut verdict = Verdict::default();
+        while let Some(Ok((name, logs))) = self.tasks.join_next().await {
+            for (stream, log) in &logs {
+                verdict.judge(&name, stream, log, ledger);
+            }
+        }
+        verdict
+    }
+}
+
+fn print_report(outcome: &Outcome, ledger: &Ledger, verdict: &Verdict, moved: usize) {
+    println!(
+        "pushes: sent {} answered {} duplicates answered {} sent again {} connections lost {} unanswered {} refused {:?}",
+        outcome.sent,
+        outcome.answered,
+        outcome.duplicates,
+        outcome.retried,
+        outcome.reconnects,
+        outcome.unanswered,
+        outcome.refused
+    );
+    println!("seqs used twice: {}", ledger.seqs_used_twice);
+    println!(
+        "sent again after the last restart: {}, of which {moved} did not get their old place",
+        outcome.samples.len()
+    );
+    println!("clients: {verdict}");
+}

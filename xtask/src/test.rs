@@ -1,0 +1,30 @@
+//! The test command, which CI calls too.
+
+use crate::command::{self, cache, cargo};
+
+/// Formatting, lints, every test.
+pub fn run_all(cargo: &str) -> anyhow::Result<()> {
+    command::run(cargo, &["fmt", "--all", "--check"])?;
+    command::run(cargo, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"])?;
+    command::run(cargo, &["test", "--workspace", "--locked", "--no-fail-fast"])
+}
+
+pub fn run() -> anyhow::Result<()> {
+    run_all(&cargo())
+}
+
+/// `cargo deny check bans licenses sources`; advisories too where their database can be fetched.
+pub fn deny() -> anyhow::Result<()> {
+    let folder = cache("cargo-deny")?;
+    let tool = folder.join("bin").join("cargo-deny");
+    if !tool.exists() {
+        let root = folder.to_string_lossy();
+        command::run(&cargo(), &["install", "--locked", "--root", &root, "cargo-deny"])?;
+    }
+    let tool = tool.to_string_lossy();
+    command::run(&tool, &["check", "bans", "licenses", "sources"])?;
+    if command::run(&tool, &["check", "advisories"]).is_err() {
+        eprintln!("xtask: advisories were not checked: see above (their database may be out of reach)");
+    }
+    Ok(())
+}

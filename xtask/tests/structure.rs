@@ -1,0 +1,120 @@
+//! The house's own rules: which crate may know which, how long a file may be, where `unsafe` may stand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Arrows between our crates, as ARCHITECTURE.md draws them. `dev-dependencies` may point further, since tests of a crate
+/// may use any peer.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("tidegate", &["tidegate-auth", "tidegate-control", "tidegate-gateway", "tidegate-proto"]),
+    ("tidegate-auth", &[]),
+    ("tidegate-control", &["tidegate-auth", "tidegate-control-core", "tidegate-proto"]),
+    ("tidegate-control-core", &[]),
+    ("tidegate-gateway", &["tidegate-auth", "tidegate-gateway-core", "tidegate-gateway-ring", "tidegate-proto"]),
+    ("tidegate-gateway-core", &["tidegate-proto"]),
+    ("tidegate-gateway-ring", &["tidegate-gateway-core"]),
+    ("tidegate-load", &["tidegate-proto"]),
+    ("tidegate-proto", &[]),
+    ("xtask", &["tidegate-load"]),
+];
+
+/// Crates that may hold `unsafe`.
+const UNSAFE: &[&str] = &["tidegate-gateway-ring"];
+const LINES_MAX: usize = 800;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+fn manifests() -> Vec<(PathBuf, toml::Table)> {
+    let read = |path: &Path| fs::read_to_string(path).expect("manifest").parse::<toml::Table>().expect("TOML");
+    let workspace = read(&root().join("Cargo.toml"));
+    let members = workspace["workspace"]["members"].as_array().expect("members");
+    members
+        .iter()
+        .map(|member| {
+            let folder = root().join(member.as_str().expect("a path"));
+            let manifest = read(&folder.join("Cargo.toml"));
+            (folder, manifest)
+        })
+        .collect()
+}
+
+fn name(manifest: &toml::Table) -> String {
+    manifest["package"]["name"].as_str().expect("name").to_owned()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("folder") {
+        let path = entry.expect("entry").path();
+        let skipped =
+            ["target", ".git", "node_modules"].iter().any(|name| path.file_name().is_some_and(|f| f == *name));
+        if path.is_dir() && !skipped {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs" || e == "py" || e == "js" || e == "ts") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn crates_know_only_whom_they_may() {
+    let manifests = manifests();
+    let ours: BTreeSet<String> = manifests.iter().map(|(_, manifest)| name(manifest)).collect();
+    let allowed: BTreeMap<&str, &[&str]> = ARROWS.iter().copied().collect();
+    for (_, manifest) in &manifests {
+        let name = name(manifest);
+        let allowed = allowed.get(name.as_str()).unwrap_or_else(|| panic!("{name} has no row in ARROWS"));
+        for section in ["dependencies", "build-dependencies"] {
+            let Some(table) = manifest.get(section).and_then(toml::Value::as_table) else { continue };
+            for dependency in table.keys().filter(|d| ours.contains(*d)) {
+                assert!(allowed.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_file_is_too_long_to_hold_in_the_head() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    assert!(files.len() > 20);
+    for file in files {
+        let lines = fs::read_to_string(&file).expect("source").lines().count();
+        assert!(lines <= LINES_MAX, "{} has {lines} lines", file.display());
+    }
+}
+
+#[test]
+fn unsafe_code_stands_only_in_the_driver() {
+    for (folder, manifest) in manifests() {
+        let name = name(&manifest);
+        if UNSAFE.contains(&name.as_str()) {
+            continue;
+        }
+        let roots = ["src/lib.rs", "src/main.rs"].map(|file| folder.join(file));
+        for root in roots.iter().filter(|root| root.exists()) {
+            let text = fs::read_to_string(root).expect("source");
+            assert!(text.contains("#![forbid(unsafe_code)]"), "{} does not forbid unsafe code", root.display());
+        }
+    }
+}
+
+#[test]
+fn the_cores_read_no_clock_and_draw_no_randomness() {
+    let forbidden =
+        ["Instant::now", "SystemTime::now", "RandomState", "thread::spawn", "getrandom", "rand::", "std::net", "tokio"];
+    for core in ["gateway/core/src", "control/core/src"] {
+        let mut files = Vec::new();
+        sources(&root().join(core), &mut files);
+        for file in files {
+            let text = fs::read_to_string(&file).expect("source");
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for line in code {
+                let hit = forbidden.iter().find(|word| line.contains(**word));
+                assert!(hit.is_none(), "{}: {}", file.display(), line.trim());
+            }
+        }
+    }
+}
