@@ -1,5 +1,16 @@
 //! What shards and the hub say to each other. Both directions are FIFO per shard, and the seams rely on it: a member that
 //! is added between two fan-outs gets exactly the later one.
+//!
+//! **Memberships are counted, not connections.** The hub adds one to `(stream, shard)` when it sends
+//! [`ToShard::AddMember`], and [`ToHub::Invited`] adds what the shard says; each entry of a [`ToHub::Left`] takes one away.
+//! So every `AddMember` ends in exactly one `Left` entry:
+//!
+//! * the connection is dead when the command arrives: `Left { streams: [idx] }` at once;
+//! * it is a member already: nothing changes (also not `gapped`), and `Left { streams: [idx] }` is answered for the extra count;
+//! * otherwise it is a member until it closes, or until `RemoveMember` or `Expel` takes it out: `Left` then.
+//!
+//! `RemoveMember` of a connection that is dead or no member changes nothing and answers nothing.
+//! A `StreamIdx` is reused only after its count has come back to 0 on every shard.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -7,6 +18,9 @@ use smallvec::SmallVec;
 use crate::client::ops::{AckMode, Op};
 use crate::ids::{ConnId, ConnRef, Cursor, Seq, SeqRange, ShardId, StreamIdx, StreamKey, Uid};
 use crate::ws::close::CloseCode;
+
+/// Most sends of one slice of a fan-out. The hub asks for `report_done` when a shard has more members than this.
+pub const FANOUT_SLICE_MAX: u32 = 512;
 
 /// Sub-protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,8 +107,15 @@ pub enum ToHub {
     /// A promoted connection wants its streams. Answered by [`ToShard::Send`] (the session object) and [`ToShard::AddMember`].
     Connected { conn: ConnRef, hello: Box<Hello> },
     /// Answered by exactly one [`ToShard::Send`] with `finishes: Some(id)`.
-    Request { conn: ConnRef, id: u32, who: Box<Requester>, op: Op },
-    /// The connection stopped being a member: closed, or an `AddMember` met a dead connection. Last word about `conn` and these streams.
+    Request {
+        conn: ConnRef,
+        id: u32,
+        who: Box<Requester>,
+        op: Op,
+        /// Streams that the connection is a member of at this moment. Filled for `Op::Join` and `Op::Leave` only, empty otherwise.
+        memberships: SmallVec<[StreamIdx; 4]>,
+    },
+    /// Memberships that ended; see the module's rule of counting. One entry per membership and stream.
     Left { conn: ConnRef, streams: SmallVec<[StreamIdx; 4]>, class: ConnClass },
     /// The connection is gone; comes once, after its `Left`.
     Disconnected { conn: ConnRef, uid: Uid, connection_id: Box<str> },
@@ -102,6 +123,11 @@ pub enum ToHub {
     Gapped { conn: ConnRef, stream: StreamIdx, from: Seq, class: ConnClass },
     /// A fan-out with `report_done` reached every member of this shard.
     FanoutDone { shard: ShardId, stream: StreamIdx },
+    /// Answers each [`ToShard::Invite`] exactly once, before any `Left` of those it added; `added` may be 0.
+    Invited { shard: ShardId, stream: StreamIdx, added: u32 },
+    /// A connection with [`AckMode::Sent`] has everything up to `upto` of its inbox (the stream whose `AddMember` said
+    /// `inbox`) in its socket. At most once a second per connection, only when `upto` moved.
+    Sent { who: Box<Requester>, stream: StreamIdx, upto: Seq },
 }
 
 /// Whose request it is. The hub keeps no table of connections, so the shard says it each time.
@@ -126,6 +152,36 @@ pub enum ToShard {
         flushed: Seq,
         gapped: bool,
         class: ConnClass,
+        /// This is the user's own inbox: what a connection with [`AckMode::Sent`] reports as [`ToHub::Sent`].
+        inbox: bool,
+    },
+    /// The user became a member of a group: every member of `inbox` on this shard whose session has `auto_join` and that
+    /// is not a member of `stream` yet gets its frame of `frames` (a `joined`) and then becomes one, standing at `flushed`.
+    /// Answered by one [`ToHub::Invited`].
+    Invite {
+        inbox: StreamIdx,
+        stream: StreamIdx,
+        flushed: Seq,
+        frames: FrameSet,
+    },
+    /// The user ceased to be a member: every connection of `uid` on this shard that is a member of `stream` is taken out,
+    /// its queued and not yet begun frames of the stream may stay (they are older than the change), and it gets its frame of
+    /// `frames` (a `left`). Fan-outs after this one never reach it. Answered by one `Left` per connection taken out.
+    Expel {
+        uid: Uid,
+        stream: StreamIdx,
+        frames: FrameSet,
+    },
+    /// The hub cannot send what follows `from − 1`: every member becomes gapped as if its queue had overflowed there, and
+    /// [`ToHub::Gapped`] goes out for each as its socket is drained (at once if nothing is queued). A member that is gapped
+    /// already keeps its place, unless `new_epoch`: then `from` replaces it, frames of the stream that are queued and not
+    /// yet begun are removed, and `Gapped` is sent also for those that were told a gap or wait for one. It takes its turn
+    /// among the stream's fan-outs. `flushed` is the stream's flushed seq from here on (lower than before in a new epoch).
+    GapAll {
+        stream: StreamIdx,
+        from: Seq,
+        flushed: Seq,
+        new_epoch: bool,
     },
     RemoveMember {
         conn: ConnId,
@@ -137,6 +193,9 @@ pub enum ToShard {
     Gap {
         conn: ConnId,
         stream: StreamIdx,
+        /// As in the `Gapped` that this answers. The shard drops the frame if the connection's gap begins elsewhere by now
+        /// (a `GapAll` crossed it, and another answer follows).
+        from: Seq,
         frame: Bytes,
     },
     Close {
@@ -155,6 +214,9 @@ pub struct Direct {
     pub finishes: Option<u32>,
     /// This pull reply brings the connection to this seq of the stream: if that is the stream's flushed seq, a gap ends.
     pub reached: Option<(StreamIdx, Seq)>,
+    /// A recovery batch or gap that goes before an `AddMember` of this stream: the shard drops it if the connection is a
+    /// member already (a repeated join must not bring anything twice).
+    pub recovers: Option<StreamIdx>,
 }
 
 #[derive(Clone, Debug)]
@@ -163,6 +225,8 @@ pub struct Fanout {
     /// `None`: ephemeral.
     pub range: Option<SeqRange>,
     pub frames: FrameSet,
-    /// Set when some shard may need more than one slice.
+    /// Set when some shard may need more than one slice: every shard that got this then answers [`ToHub::FanoutDone`].
     pub report_done: bool,
+    /// Messages in the batch, for accounting.
+    pub messages: u32,
 }
