@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 pub mod domain;
 pub mod partition;
 pub mod ports;

@@ -182,13 +182,18 @@ pub enum Reply {
 pub type Heads = Vec<(StreamKey, Result<Head, Refusal>)>;
 
 /// Shared between gateways: one `Arc` per sequenced message.
+///
+/// With an item that has an `lsn`, everything up to this lsn that the interest selects has been sent: when one record gives
+/// several items, all but the last carry the lsn before it.
 #[derive(Debug, Clone)]
 pub enum LinkItem {
+    /// Covers `(after, upto]`; a message of the range that is absent has expired.
     Deliver {
         lsn: Lsn,
         stream: StreamKey,
         epoch: Epoch,
         after: Seq,
+        upto: Seq,
         messages: SmallVec<[Stored; 1]>,
     },
     Ephemeral {

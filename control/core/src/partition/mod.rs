@@ -4,8 +4,10 @@
 //! records in one group commit, then answer and route. Nothing is answered or routed before the commit returned.
 
 pub mod api;
+pub mod config;
 
 pub use api::{
-    Command, GatewayId, Heads, Input, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Output, Recovered,
-    Reply, Token,
+    Command, GatewayId, Heads, Input, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Origin, Output, Push,
+    Recovered, Reply, Token,
 };
+pub use config::{GroupHistory, PartitionConfig};

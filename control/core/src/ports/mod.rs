@@ -1,8 +1,10 @@
 //! What control needs from the outside, in the domain's language.
 
+#[cfg(any(test, feature = "contract"))]
+pub mod memory;
 pub mod store;
 
 pub use store::{
-    DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, ReplayPage, StoreError, StoreReader,
-    Stored,
+    DEVICE_MARKS_MAX, DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, ReplayPage, StoreError,
+    StoreReader, Stored,
 };

@@ -20,6 +20,9 @@ pub enum StoreError {
     Fatal(Box<str>),
 }
 
+/// Devices whose mark in one stream is kept for one user; the mark of one more replaces the oldest (by time).
+pub const DEVICE_MARKS_MAX: usize = 16;
+
 /// Where a stream stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -54,7 +57,8 @@ pub struct Stored {
     pub conversation: Option<(StreamKey, Seq)>,
 }
 
-/// Messages of `(after, upto]` in order. A seq of the range that is absent is gone (trimmed).
+/// Messages of `(after, upto]` in order. A seq of the range that is absent is gone (trimmed). `upto` is the seq of the last
+/// message, or `after` if there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     pub after: Seq,
@@ -73,7 +77,8 @@ pub struct Group {
     pub dismissed: bool,
 }
 
-/// `(gid, uid, joined_seq, left_seq)`; a member who left and came back has the newest interval.
+/// `(gid, uid, joined_seq, left_seq)`; a member who left and came back has the newest interval. A change of role keeps
+/// `joined`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub gid: Gid,
@@ -103,6 +108,7 @@ pub struct ReplayPage {
 /// Look-ups. They see every record of every [`MessageStore::commit`] that has returned. Callable from any thread.
 pub trait StoreReader: Send + Sync + 'static {
     /// `None`: the stream never had a message (an open group without messages has its epoch in [`StoreReader::group`]).
+    /// After a group began anew this may still be the older epoch's head, until the first message of the new one.
     fn head(&self, stream: &StreamKey) -> Result<Option<Head>, StoreError>;
 
     fn dedup(&self, key: &[u8; 16]) -> Result<Option<DedupHit>, StoreError>;
@@ -118,13 +124,14 @@ pub trait StoreReader: Send + Sync + 'static {
     /// The newest interval of this user in this group.
     fn member(&self, gid: &Gid, uid: &Uid) -> Result<Option<Member>, StoreError>;
 
-    /// Present members after `after` (by uid), at most `limit`.
+    /// Present members after `after` (by uid), at most `limit`. A group that was dismissed or begun anew has no members of
+    /// before: its [`Record::Group`] ended their membership.
     fn members(&self, gid: &Gid, after: Option<&Uid>, limit: usize) -> Result<Vec<Member>, StoreError>;
 
-    /// Groups that the user is a present member of, most recently active first, at most `limit`.
+    /// Groups that the user is a present member of, at most `limit`, the one with the newest message first.
     fn groups_of(&self, uid: &Uid, limit: usize) -> Result<Vec<Gid>, StoreError>;
 
-    /// Marks of the user's devices in a stream.
+    /// Marks of the user's devices in a stream, at most [`DEVICE_MARKS_MAX`].
     fn marks(&self, uid: &Uid, stream: &StreamKey) -> Result<Vec<DeviceMark>, StoreError>;
 
     /// How far the user has read.

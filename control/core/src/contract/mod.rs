@@ -1,0 +1,3 @@
+//! The suites that every adapter of a port must pass, whatever stands behind it.
+
+pub mod store;
