@@ -1,0 +1,190 @@
+//! permessage-deflate (RFC 7692) without context takeover: every message stands alone, so one compressor per window size
+//! and one decompressor serve all connections of a thread, and a compressed frame can be shared.
+
+use bytes::Bytes;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use crate::ws::encode::{FIN, OpCode, RSV1, assemble, frame};
+use crate::ws::error::WsError;
+
+/// Below this many bytes a shared frame is not worth compressing.
+pub const DEFLATE_PAYS_BYTES_MIN: usize = 1024;
+/// zlib cannot do raw deflate with a window of 2^8.
+pub const WINDOW_BITS_MIN: u8 = 9;
+pub const WINDOW_BITS_MAX: u8 = 15;
+
+/// A sync flush ends with these; they are left out on the wire (RFC 7692 §7.2.1).
+const FLUSH_TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+/// An empty final block: after a complete message the decompressor must accept it and be at its end, so it tells a whole
+/// message from a truncated one.
+const END_BLOCK: [u8; 2] = [0x03, 0x00];
+/// A message may hold several final blocks (RFC 7692 §7.2.3.4); nobody needs more than a few, and each costs a reset.
+const FINAL_BLOCKS_MAX: u32 = 1024;
+/// Scratch buffers larger than this are given back after use.
+const SCRATCH_BYTES_KEEP: usize = 128 * 1024;
+const SCRATCH_STEP_BYTES: usize = 4 * 1024;
+/// Middle ground: the batch is compressed once and sent many times, but on the thread that all streams wait for.
+const LEVEL: u32 = 3;
+
+/// Makes compressed server frames. Not cheap (about 300 KB): one per thread and window size.
+#[derive(Debug)]
+pub struct Deflater {
+    stream: Compress,
+    packed: Vec<u8>,
+}
+
+impl Deflater {
+    /// `window_bits` as negotiated for the server's direction; clamped to 9…15.
+    pub fn new(window_bits: u8) -> Self {
+        let bits = window_bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX);
+        Deflater { stream: Compress::new_with_window_bits(Compression::new(LEVEL), false, bits), packed: Vec::new() }
+    }
+
+    /// A compressed frame, or `None` if it does not pay: a payload under [`DEFLATE_PAYS_BYTES_MIN`], or no gain.
+    pub fn frame(&mut self, op: OpCode, payload: &[u8]) -> Option<Bytes> {
+        if payload.len() < DEFLATE_PAYS_BYTES_MIN || !is_data(op) || !self.pack(payload) {
+            return None;
+        }
+        let frame = (self.packed.len() < payload.len()).then(|| assemble(FIN | RSV1 | op.number(), &self.packed));
+        self.trim();
+        frame
+    }
+
+    /// A frame that is compressed whatever its size, as an echo of compressed messages wants it. Control frames, which are
+    /// never compressed, come out plain.
+    pub fn frame_always(&mut self, op: OpCode, payload: &[u8]) -> Bytes {
+        if !is_data(op) || !self.pack(payload) {
+            return frame(op, payload);
+        }
+        let frame = assemble(FIN | RSV1 | op.number(), &self.packed);
+        self.trim();
+        frame
+    }
+
+    /// Leaves the message in `packed`. False: the compressor refused, which zlib reports only for a misused stream.
+    fn pack(&mut self, payload: &[u8]) -> bool {
+        self.stream.reset();
+        self.packed.clear();
+        self.packed.reserve(payload.len() / 2 + 64);
+        loop {
+            let rest = &payload[self.stream.total_in() as usize..];
+            if self.stream.compress_vec(rest, &mut self.packed, FlushCompress::Sync).is_err() {
+                return false;
+            }
+            // Output space left over means that the flush is complete.
+            if self.packed.len() < self.packed.capacity() {
+                break;
+            }
+            self.packed.reserve(SCRATCH_STEP_BYTES);
+        }
+        if self.stream.total_in() as usize != payload.len() || !self.packed.ends_with(&FLUSH_TAIL) {
+            return false;
+        }
+        self.packed.truncate(self.packed.len() - FLUSH_TAIL.len());
+        true
+    }
+
+    fn trim(&mut self) {
+        if self.packed.capacity() > SCRATCH_BYTES_KEEP {
+            self.packed = Vec::new();
+        }
+    }
+}
+
+/// Unpacks client messages. One per shard, reused; what it holds is bounded by the caller's limit on bytes out.
+#[derive(Debug)]
+pub struct Inflater {
+    stream: Decompress,
+    out: Vec<u8>,
+}
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Inflater {
+    /// Understands every window size a client may choose.
+    pub fn new() -> Self {
+        Inflater { stream: Decompress::new(false), out: Vec::new() }
+    }
+
+    /// Unpacks one whole message. More than `out_max` bytes is [`WsError::TooBig`], found before they are allocated.
+    pub(super) fn inflate(&mut self, packed: &[u8], out_max: usize) -> Result<&[u8], WsError> {
+        self.out.clear();
+        if packed.is_empty() {
+            // Not what RFC 7692 §7.2.3.6 prescribes for an empty message, but peers send it.
+            return Ok(&self.out);
+        }
+        self.stream.reset(false);
+        match self.run(packed, out_max) {
+            Ok(()) => Ok(&self.out),
+            Err(error) => {
+                self.out = Vec::new();
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a large buffer back.
+    pub(super) fn trim(&mut self) {
+        if self.out.capacity() > SCRATCH_BYTES_KEEP {
+            self.out = Vec::new();
+        }
+    }
+
+    fn run(&mut self, packed: &[u8], out_max: usize) -> Result<(), WsError> {
+        let mut finals = 0;
+        for part in [packed, &FLUSH_TAIL, &END_BLOCK] {
+            let mut part = part;
+            loop {
+                self.make_room(out_max);
+                let (in_before, out_before) = (self.stream.total_in(), self.out.len());
+                let status = self
+                    .stream
+                    .decompress_vec(part, &mut self.out, FlushDecompress::None)
+                    .map_err(|_| WsError::Deflate)?;
+                let used = (self.stream.total_in() - in_before) as usize;
+                part = &part[used..];
+                if self.out.len() > out_max {
+                    return Err(WsError::TooBig);
+                }
+                if status == Status::StreamEnd {
+                    if part.is_empty() {
+                        return Ok(());
+                    }
+                    finals += 1;
+                    if finals > FINAL_BLOCKS_MAX {
+                        return Err(WsError::Deflate);
+                    }
+                    self.stream.reset(false);
+                } else if used == 0 && self.out.len() == out_before {
+                    // No progress with room to write: the part is used up.
+                    break;
+                }
+            }
+        }
+        Err(WsError::Deflate)
+    }
+
+    /// One byte past the limit may be written, so that exceeding it shows.
+    fn make_room(&mut self, out_max: usize) {
+        if self.out.len() == self.out.capacity() {
+            let step = self.out.len().max(SCRATCH_STEP_BYTES);
+            self.out.reserve_exact(step.min(out_max + 1 - self.out.len()));
+        }
+    }
+}
+
+/// Most packed bytes that a message of `message_bytes_max` can need: nine bits per literal in a fixed block, and flush markers.
+pub(super) fn packed_bytes_max(message_bytes_max: usize) -> usize {
+    message_bytes_max.saturating_add(message_bytes_max / 8).saturating_add(64)
+}
+
+fn is_data(op: OpCode) -> bool {
+    matches!(op, OpCode::Text | OpCode::Binary)
+}
+
+#[cfg(test)]
+mod tests;
