@@ -47,7 +47,9 @@ fn configs(args: &DevArgs) -> anyhow::Result<(tidegate_gateway::Config, tidegate
     gateway.auth.dev_page_ports = vec![control.http_addr.port()];
     let addrs = [gateway.client_addr, gateway.admin_addr, control.http_addr, control.grpc_addr];
     if let Some(open) = addrs.iter().find(|addr| !dev::may_listen_on(addr.ip())) {
-        bail!("development auth works on loopback addresses only, not on {open}; use `tidegate gateway` and `tidegate control`");
+        bail!(
+            "development auth works on loopback addresses only, not on {open}; use `tidegate gateway` and `tidegate control`"
+        );
     }
     dev::dev_key(&args.data.data_dir).context("cannot make the development key")?;
     let file = args.data.data_dir.join(dev::KEY_FILE);

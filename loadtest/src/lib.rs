@@ -7,6 +7,7 @@
 
 pub mod follower;
 pub mod judge;
+pub mod node;
 pub mod process;
 pub mod publish;
 pub mod result;

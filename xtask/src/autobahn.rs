@@ -4,8 +4,10 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
+use tidegate_load::node::{Addrs, Node};
+
 use crate::command::{self, cache};
-use crate::node::{Addrs, Node, Workspace};
+use crate::workspace::Workspace;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -29,7 +31,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let workspace = Workspace::new()?;
     let addrs = Addrs::free()?;
     let echo = format!("127.0.0.1:{}", args.port);
-    let node = Node::start(&binary, &workspace.data(), &addrs, &workspace.log(), &["--dev-echo", &echo])?;
+    let node = Node::dev(&binary, &workspace.data(), &addrs, &workspace.log(), &["--dev-echo", &echo])?;
     let status = Command::new(&runner).arg(&echo).args(&args.more).status().context("cannot run the suite")?;
     drop(node);
     if !status.success() {

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use tidegate_load::follower::{Controls, Follower};
 use tidegate_load::judge::{Ledger, Verdict};
+use tidegate_load::node::{Addrs, Node};
 use tidegate_load::publish::{self, Outcome, Plan};
 use tidegate_load::session::Target;
 use tokio::task::JoinSet;
 
 use crate::command;
-use crate::node::{Addrs, Node, Workspace};
+use crate::workspace::Workspace;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -38,7 +39,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let binary = command::build("tidegate")?;
     let workspace = Workspace::new()?;
     let addrs = Addrs::free()?;
-    let start = || Node::start(&binary, &workspace.data(), &addrs, &workspace.log(), &[]);
+    let start = || Node::dev(&binary, &workspace.data(), &addrs, &workspace.log(), &[]);
     let mut node = start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {

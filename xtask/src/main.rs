@@ -5,8 +5,8 @@
 mod autobahn;
 mod command;
 mod faults;
-mod node;
 mod test;
+mod workspace;
 
 use std::process::ExitCode;
 
