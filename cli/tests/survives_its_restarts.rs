@@ -1,0 +1,212 @@
+//! What holds over `kill -9`, a drain, and two processes that lose each other.
+
+mod support;
+
+use std::process::Command;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use serde_json::json;
+use support::{Dev, Ended, binary, eventually, http, signal};
+use tidegate_load::follower::Follower;
+use tidegate_load::judge::{Ledger, Verdict};
+use tidegate_load::node::{Addrs, Node};
+use tidegate_load::publish::{self, Plan};
+use tidegate_load::session::Target;
+
+#[test]
+fn kill_nine_loses_nothing() {
+    let mut dev = Dev::start();
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let ledger = Arc::new(Mutex::new(Ledger::default()));
+    let followers: Vec<Follower> = (0..20)
+        .map(|n| {
+            let uid = format!("k{n}");
+            Follower::new(uid.clone(), Target::dev(dev.addrs.client, &uid), vec!["g:kill".into()])
+        })
+        .collect();
+    let controls: Vec<_> = followers.iter().map(|f| f.controls.clone()).collect();
+    let tasks: Vec<_> = followers.into_iter().map(|f| runtime.spawn(f.run())).collect();
+    eventually("every client is established", || controls.iter().all(|c| c.established.load(Ordering::SeqCst)));
+    let targets = (0..20).map(|n| format!("u:k{n}")).chain(["g:kill".to_owned()]).collect();
+    let plan = Plan {
+        grpc: dev.addrs.grpc_url(),
+        rate: Some(1_000.0),
+        messages: 4_000,
+        targets,
+        payload_bytes: 100,
+        key_prefix: "kill".into(),
+        in_flight_max: 5_000,
+        origin: Instant::now(),
+    };
+    let publisher = runtime.spawn(publish::publish(plan, ledger.clone()));
+    for least in [500, 2_000] {
+        eventually("load flows", || ledger.lock().expect("ledger").answered >= least);
+        dev.kill_nine();
+        dev.again();
+    }
+    let outcome = runtime.block_on(publisher).expect("published");
+    assert_eq!((outcome.answered, outcome.unanswered), (4_000, 0), "{outcome:?}");
+    assert!(outcome.reconnects >= 1, "the kill was not felt");
+    let moved = runtime.block_on(publish::send_again(&dev.addrs.grpc_url(), &outcome.samples)).expect("sent");
+    assert_eq!(moved, Vec::<String>::new());
+    let ledger = ledger.lock().expect("ledger");
+    assert_eq!(ledger.seqs_used_twice, 0);
+    let shown = || controls.iter().map(|c| c.shown.load(Ordering::Relaxed)).sum::<u64>();
+    let answered_in = |stream: &str| ledger.of(stream).map_or(0, |seqs| seqs.len() as u64);
+    let wanted = 20 * answered_in("g:kill") + (0..20).map(|n| answered_in(&format!("u:k{n}"))).sum::<u64>();
+    eventually("everything is shown", || shown() >= wanted);
+    controls.iter().for_each(|c| c.stop());
+    let mut verdict = Verdict::default();
+    for task in tasks {
+        let (name, logs) = runtime.block_on(task).expect("follower");
+        logs.iter().for_each(|(stream, log)| verdict.judge(&name, stream, log, &ledger));
+    }
+    assert!(verdict.clean() && verdict.expected == wanted, "{verdict} {:?}", verdict.findings);
+}
+
+#[test]
+fn a_drain_says_when_to_come_back_and_exits_0() {
+    let mut dev = Dev::start();
+    let mut clients: Vec<_> = (0..5).map(|n| dev.client(&format!("d{n}"))).collect();
+    for client in &mut clients {
+        client.until(|f| f.get("welcome").is_some());
+    }
+    let mut node = dev.node.take().expect("running");
+    signal(node.pid(), "TERM");
+    for client in &mut clients {
+        let (ended, bye) = client.ended();
+        assert_eq!(ended, Ended::Close(3001));
+        let bye = bye.expect("a bye");
+        assert_eq!((&bye["code"], &bye["reconnect"]), (&json!(3001), &json!(true)), "{bye}");
+        assert!(bye["reconnect_after_ms"].is_u64(), "{bye}");
+    }
+    let mut status = None;
+    eventually("the process ends", || {
+        status = node.ended().expect("status");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|s| s.code()), Some(0));
+}
+
+struct TwoProcesses {
+    addrs: Addrs,
+    folder: tempfile::TempDir,
+}
+
+impl TwoProcesses {
+    fn new() -> TwoProcesses {
+        let addrs = Addrs::free().expect("ports");
+        let folder = tempfile::tempdir().expect("tempdir");
+        let text = format!(
+            "[gateway]\nname = \"gw-1\"\nclient_addr = \"{}\"\nadmin_addr = \"{}\"\ndrain_ms = 500\n\
+             [gateway.link]\naddr = \"http://{}\"\n[gateway.auth]\ndev = true\ndev_page_ports = [{}]\n\
+             [control]\nhttp_addr = \"{}\"\ngrpc_addr = \"{}\"\ndata_dir = \"{}\"\ndev_auth = true\nauto_groups = true\n",
+            addrs.client,
+            addrs.admin,
+            addrs.grpc,
+            addrs.http.port(),
+            addrs.http,
+            addrs.grpc,
+            folder.path().join("data").display(),
+        );
+        std::fs::write(folder.path().join("tidegate.toml"), text).expect("written");
+        TwoProcesses { addrs, folder }
+    }
+
+    fn start(&self, role: &str) -> Node {
+        let mut command = Command::new(binary());
+        command.arg(role).arg("--config").arg(self.folder.path().join("tidegate.toml"));
+        let probe = if role == "gateway" { self.addrs.admin } else { self.addrs.http };
+        let log = self.folder.path().join(format!("{role}.log"));
+        Node::start(command, &self.addrs, &[probe], &log).unwrap_or_else(|error| {
+            panic!("{error}\n{}", std::fs::read_to_string(&log).unwrap_or_default());
+        })
+    }
+
+    fn push(&self, content: &str) -> u16 {
+        let body = json!({"to": ["g:two"], "message": {"type": "text", "content": content}});
+        http(self.addrs.http, "POST", "/api/v1/push", &[], Some(&body)).status
+    }
+}
+
+#[test]
+fn connections_outlive_control() {
+    let two = TwoProcesses::new();
+    let mut control = two.start("control");
+    let _gateway = two.start("gateway");
+    let mut alice = support::Client::open(two.addrs.client, "/api/v1/ws?uid=alice");
+    alice.ok("join", json!({"stream": "g:two"}));
+    assert_eq!(two.push("one"), 200);
+    assert_eq!(alice.messages("g:two", 1)[0]["seq"], 1);
+    control.kill().expect("killed");
+    let answer = alice.ask("head", json!({"stream": "g:other"}));
+    assert_eq!(answer["error"]["code"], "UNAVAILABLE", "{answer}");
+    assert_eq!(answer["error"]["retry"], true);
+    let _control = two.start("control");
+    for content in ["two", "three"] {
+        assert_eq!(two.push(content), 200);
+    }
+    let messages = alice.messages("g:two", 2);
+    let seen: Vec<_> = messages.iter().map(|m| (m["seq"].as_u64(), m["content"].as_str())).collect();
+    assert_eq!(seen, [(Some(2), Some("two")), (Some(3), Some("three"))], "the same connection goes on");
+}
+
+#[test]
+fn a_gateway_comes_back_alone() {
+    let two = TwoProcesses::new();
+    let _control = two.start("control");
+    let mut gateway = two.start("gateway");
+    let mut alice = support::Client::open(two.addrs.client, "/api/v1/ws?uid=alice");
+    let state = alice.ok("join", json!({"stream": "g:two"}));
+    assert_eq!(two.push("one"), 200);
+    alice.messages("g:two", 1);
+    gateway.kill().expect("killed");
+    assert_eq!(alice.ended().0, Ended::Cut);
+    assert_eq!(two.push("two"), 200);
+    let _gateway = two.start("gateway");
+    let mut alice = support::Client::open(two.addrs.client, "/api/v1/ws?uid=alice");
+    alice.ok("join", json!({"stream": "g:two", "cursor": {"epoch": state["epoch"], "seq": 1}}));
+    assert_eq!(alice.messages("g:two", 1)[0]["content"], "two");
+}
+
+#[test]
+fn one_flipped_byte_in_the_middle_is_refused_with_its_place() {
+    let mut dev = Dev::start();
+    for n in 0..50 {
+        dev.push("u:alice", &format!("message {n} {}", "x".repeat(500)));
+    }
+    dev.kill_nine();
+    let mut segments: Vec<_> =
+        std::fs::read_dir(dev.data().join("log")).expect("log").map(|e| e.expect("entry").path()).collect();
+    segments.sort();
+    let segment = segments.last().expect("a segment");
+    let mut bytes = std::fs::read(segment).expect("read");
+    let middle = bytes.windows(10).position(|w| w == b"message 20").expect("in the log");
+    bytes[middle + 30] ^= 1;
+    std::fs::write(segment, bytes).expect("written");
+    let log = dev.folder.path().join("refused.log");
+    let refused = Node::dev(binary(), &dev.data(), &dev.addrs, &log, &[]);
+    assert!(refused.is_err(), "a corrupt log was opened");
+    let text = std::fs::read_to_string(&log).expect("log");
+    let name = segment.file_name().expect("name").to_string_lossy().into_owned();
+    assert!(text.contains(&name) && text.contains("offset"), "{text}");
+}
+
+#[test]
+fn slow_readers_are_told_a_gap_and_end_with_everything() {
+    let dev = Dev::start();
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let text = "name = \"slow\"\n[connections]\ncount = 100\ngroups = 1\n[publish]\nper_second = 200.0\nmessages = 1200\n\
+                payload_bytes = 4096\n[slow]\ncount = 3\nafter_s = 0.5\nfor_s = 4.0\n[thresholds]\nslow_clients_get_a_gap = true\n";
+    let scenario = tidegate_load::scenario::Scenario::parse(text).expect("valid");
+    let options = tidegate_load::run::Options {
+        client: dev.addrs.client,
+        grpc: dev.addrs.grpc_url(),
+        server_pids: vec![dev.node.as_ref().expect("running").pid()],
+        run: "slow".into(),
+    };
+    let report = runtime.block_on(tidegate_load::run::run(&scenario, &options)).expect("ran");
+    assert_eq!(report.verdict, "pass", "{:?}", report.reasons);
+}
