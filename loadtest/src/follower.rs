@@ -122,7 +122,7 @@ impl Follower {
         let connect_id = session.send(client_frame::Op::Connect(connect)).await?;
         let mut joins = BTreeMap::new();
         for stream in &self.streams {
-            if !self.logs.get(stream).is_some_and(|log| !log.epoch.is_empty()) {
+            if self.logs.get(stream).is_none_or(|log| log.epoch.is_empty()) {
                 let join = JoinOp { stream: stream.clone(), cursor: None };
                 joins.insert(session.send(client_frame::Op::Join(join)).await?, stream.clone());
             }

@@ -244,7 +244,7 @@ impl Publisher {
             seq: answer.seq.unwrap_or(0),
             id: answer.message_id.parse().unwrap_or(0),
         };
-        if answer.corr % SAMPLE_EVERY == 0 && self.outcome.samples.len() < SAMPLES_MAX {
+        if answer.corr.is_multiple_of(SAMPLE_EVERY) && self.outcome.samples.len() < SAMPLES_MAX {
             self.outcome.samples.push((pending.request, answered.clone()));
         }
         self.ledger.lock().expect("no holder panics").record(&answered);

@@ -67,7 +67,7 @@ pub async fn run(scenario: &Scenario, options: &Options) -> Result<RunResult, Ru
     if let Some(slow) = slow {
         let _ = slow.await;
     }
-    let ledger = ledger.lock().expect("no holder panics");
+    let ledger = std::mem::take(&mut *ledger.lock().expect("no holder panics"));
     fleet.settle(&ledger).await;
     let after = usage(options)?;
     let seconds = origin.elapsed().as_secs_f64();
