@@ -94,7 +94,9 @@ impl Suite {
             Suite::Python3(runner) => {
                 let mut command = Command::new(runner);
                 command.arg(echo).arg("--outdir").arg(reports);
-                cases.iter().for_each(|case| drop(command.args(["--include", case])));
+                for case in cases {
+                    command.args(["--include", case]);
+                }
                 command
             }
         };
