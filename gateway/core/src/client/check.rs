@@ -21,17 +21,26 @@ const METADATA_DEPTH_MAX: u32 = 32;
 
 /// Names of a cursor's fields, since they occur in several operations.
 pub(super) struct CursorFields {
+    pub(super) cursor: &'static str,
     pub(super) stream: &'static str,
     pub(super) epoch: &'static str,
     pub(super) seq: &'static str,
 }
 
 pub(super) const JOIN_CURSOR: CursorFields =
-    CursorFields { stream: "join.stream", epoch: "join.cursor.epoch", seq: "join.cursor.seq" };
-pub(super) const CONNECT_CURSORS: CursorFields =
-    CursorFields { stream: "connect.cursors", epoch: "connect.cursors.epoch", seq: "connect.cursors.seq" };
-pub(super) const SYNC_CURSORS: CursorFields =
-    CursorFields { stream: "sync.cursors", epoch: "sync.cursors.epoch", seq: "sync.cursors.seq" };
+    CursorFields { cursor: "join.cursor", stream: "join.stream", epoch: "join.cursor.epoch", seq: "join.cursor.seq" };
+pub(super) const CONNECT_CURSORS: CursorFields = CursorFields {
+    cursor: "connect.cursors",
+    stream: "connect.cursors",
+    epoch: "connect.cursors.epoch",
+    seq: "connect.cursors.seq",
+};
+pub(super) const SYNC_CURSORS: CursorFields = CursorFields {
+    cursor: "sync.cursors",
+    stream: "sync.cursors",
+    epoch: "sync.cursors.epoch",
+    seq: "sync.cursors.seq",
+};
 
 /// A cursor as sent.
 pub(super) struct RawCursor<'a> {

@@ -168,7 +168,7 @@ fn cursor_of(names: &CursorFields, stream: &str, body: &RawValue) -> Result<(Str
 }
 
 fn cursor_fields<'a>(names: &CursorFields, body: &'a RawValue) -> Result<(Cow<'a, str>, u64), Refusal> {
-    let [epoch, seq] = fields(names.stream, body, ["epoch", "seq"])?;
+    let [epoch, seq] = fields(names.cursor, body, ["epoch", "seq"])?;
     Ok((text(names.epoch, epoch)?.unwrap_or_default(), required(names.seq, number(names.seq, seq)?)?))
 }
 

@@ -88,14 +88,15 @@ fn write_ok(json: &mut Json, ok: &v1::Ok) {
 
 fn write_error(json: &mut Json, error: &v1::Error) {
     json.text("code", &error.code).text("message", &error.message).flag("retry", error.retry);
-    for (name, value) in
-        [("retry_after_ms", error.retry_after_ms.map(u64::from)), ("head", error.head), ("first", error.first)]
-    {
-        if let Some(value) = value {
-            json.number(name, value);
-        }
+    if let Some(after) = error.retry_after_ms {
+        json.number("retry_after_ms", u64::from(after));
     }
     json.text_unless_empty("epoch", &error.epoch);
+    for (name, seq) in [("head", error.head), ("first", error.first)] {
+        if let Some(seq) = seq {
+            json.number(name, seq);
+        }
+    }
 }
 
 fn write_session(json: &mut Json, session: &v1::Session) {

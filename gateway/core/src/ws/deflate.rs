@@ -136,36 +136,42 @@ impl Inflater {
 
     fn run(&mut self, packed: &[u8], out_max: usize) -> Result<(), WsError> {
         let mut finals = 0;
-        for part in [packed, &FLUSH_TAIL, &END_BLOCK] {
-            let mut part = part;
-            loop {
-                self.make_room(out_max);
-                let (in_before, out_before) = (self.stream.total_in(), self.out.len());
-                let status = self
-                    .stream
-                    .decompress_vec(part, &mut self.out, FlushDecompress::None)
-                    .map_err(|_| WsError::Deflate)?;
-                let used = (self.stream.total_in() - in_before) as usize;
-                part = &part[used..];
-                if self.out.len() > out_max {
-                    return Err(WsError::TooBig);
+        if self.consume(packed, out_max, &mut finals)? {
+            return Ok(());
+        }
+        // A truncated message would take the closing bytes for its own content.
+        let len = self.out.len();
+        let ended =
+            self.consume(&FLUSH_TAIL, out_max, &mut finals)? || self.consume(&END_BLOCK, out_max, &mut finals)?;
+        if ended && self.out.len() == len { Ok(()) } else { Err(WsError::Deflate) }
+    }
+
+    /// Takes all of `part` and writes all that follows from it. True: a final block ended with the part.
+    fn consume(&mut self, mut part: &[u8], out_max: usize, finals: &mut u32) -> Result<bool, WsError> {
+        loop {
+            self.make_room(out_max);
+            let (in_before, out_before) = (self.stream.total_in(), self.out.len());
+            let status =
+                self.stream.decompress_vec(part, &mut self.out, FlushDecompress::None).map_err(|_| WsError::Deflate)?;
+            let used = (self.stream.total_in() - in_before) as usize;
+            part = &part[used..];
+            if self.out.len() > out_max {
+                return Err(WsError::TooBig);
+            }
+            if status == Status::StreamEnd {
+                if part.is_empty() {
+                    return Ok(true);
                 }
-                if status == Status::StreamEnd {
-                    if part.is_empty() {
-                        return Ok(());
-                    }
-                    finals += 1;
-                    if finals > FINAL_BLOCKS_MAX {
-                        return Err(WsError::Deflate);
-                    }
-                    self.stream.reset(false);
-                } else if used == 0 && self.out.len() == out_before {
-                    // No progress with room to write: the part is used up.
-                    break;
+                *finals += 1;
+                if *finals > FINAL_BLOCKS_MAX {
+                    return Err(WsError::Deflate);
                 }
+                self.stream.reset(false);
+            } else if used == 0 && self.out.len() == out_before {
+                // No progress though there is room to write: the part is used up.
+                return Ok(false);
             }
         }
-        Err(WsError::Deflate)
     }
 
     /// One byte past the limit may be written, so that exceeding it shows.

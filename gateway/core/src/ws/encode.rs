@@ -72,3 +72,34 @@ pub(super) fn assemble(first: u8, payload: &[u8]) -> Bytes {
     buffer.extend_from_slice(payload);
     buffer.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_take_the_shortest_form() {
+        for (len, head) in [
+            (0, &[0x82, 0][..]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (65_535, &[0x82, 126, 0xff, 0xff]),
+            (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let payload = vec![7; len];
+            let frame = frame(OpCode::Binary, &payload);
+            assert_eq!(&frame[..head.len()], head);
+            assert_eq!(&frame[head.len()..], payload);
+        }
+    }
+
+    #[test]
+    fn control_frames_never_exceed_125_bytes() {
+        assert_eq!(&frame(OpCode::Pong, b"x")[..], [0x8a, 1, b'x']);
+        assert_eq!(frame(OpCode::Ping, &[0; 200]).len(), 127);
+        assert_eq!(&close_frame(1000, "")[..], [0x88, 2, 0x03, 0xe8]);
+        let cut = close_frame(3001, &"é".repeat(100));
+        assert_eq!((cut[1], &cut[2..4]), (124, &3001u16.to_be_bytes()[..]));
+        assert_eq!(std::str::from_utf8(&cut[4..]), Ok(&*"é".repeat(61)));
+    }
+}

@@ -41,6 +41,11 @@ impl TextBuffer {
         if self.tail_len == 0 { Ok(self.text) } else { Err(InvalidUtf8) }
     }
 
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.text.capacity()
+    }
+
     fn complete_tail<'a>(&mut self, mut bytes: &'a [u8]) -> Result<&'a [u8], InvalidUtf8> {
         while self.tail_len > 0 {
             let Some((&next, rest)) = bytes.split_first() else { break };
