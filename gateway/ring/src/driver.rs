@@ -1,0 +1,184 @@
+//! [`RingDriver`]: the rings of one shard behind the [`Driver`] contract.
+//!
+//! With one ring the thread sleeps in `io_uring_enter`, where the doorbell is one more poll. With several, all rings signal the
+//! doorbell's eventfd and the thread sleeps on that; waiting on the rings' own descriptors would miss deferred work.
+//!
+//! It does not choose timers, order sends, or know frames: that is the core's.
+
+use std::cell::Cell;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate_gateway_core::driver::{CloseHow, Driver, Event, RegisterError, Socket, Token};
+use tidegate_gateway_core::ids::Now;
+
+use crate::clock::monotonic;
+use crate::config::{ConfigError, RingConfig};
+use crate::doorbell::Doorbell;
+use crate::op;
+use crate::probe::Features;
+use crate::queue::Queue;
+use crate::unit::Unit;
+
+/// The io_uring driver. Made and used in one thread; other threads reach it through its [`Doorbell`].
+#[derive(Debug)]
+pub struct RingDriver {
+    units: Vec<Unit>,
+    doorbell: Doorbell,
+    /// The kernel binds a ring to the thread that made it.
+    not_send: PhantomData<*const ()>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the ring's configuration is invalid")]
+    Config(#[from] ConfigError),
+    /// Setting up a ring failed, most often for want of descriptors or memory.
+    #[error("setting up ring {ring} failed")]
+    Ring { ring: u16, source: io::Error },
+    #[error("making the doorbell failed")]
+    Doorbell(#[source] io::Error),
+}
+
+/// Figures for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingStats {
+    /// Sockets registered or being closed.
+    pub sockets: u32,
+    /// Sockets there is room for.
+    pub slots: u32,
+    /// Calls of `io_uring_enter` so far.
+    pub enters: u64,
+}
+
+impl RingDriver {
+    /// Opens the rings in the calling thread, which is the one to use them.
+    pub fn open(config: &RingConfig, features: Features) -> Result<RingDriver, OpenError> {
+        config.check()?;
+        let slots = config.slots_per_ring.min(features.slots_max);
+        let doorbell = Doorbell::new().map_err(OpenError::Doorbell)?;
+        let mut units = Vec::with_capacity(config.rings.into());
+        for ring in 0..config.rings {
+            let failed = |source| OpenError::Ring { ring, source };
+            let queue = Queue::open(config, slots).map_err(failed)?;
+            if config.rings > 1 {
+                queue.signal(doorbell.fd()).map_err(failed)?;
+            }
+            units.push(Unit::new(queue, slots, config, features.can_reset));
+        }
+        let mut driver = RingDriver { units, doorbell, not_send: PhantomData };
+        driver.watch_doorbell();
+        Ok(driver)
+    }
+
+    pub fn doorbell(&self) -> Doorbell {
+        self.doorbell.clone()
+    }
+
+    pub fn stats(&self) -> RingStats {
+        let mut stats = RingStats::default();
+        for unit in &self.units {
+            stats.sockets += unit.used_slots();
+            stats.slots += unit.used_slots() + unit.free_slots();
+            stats.enters += unit.enters();
+        }
+        stats
+    }
+
+    fn watch_doorbell(&mut self) {
+        if let [only] = self.units.as_mut_slice() {
+            only.queue().push(&op::poll::doorbell(self.doorbell.fd()));
+        }
+    }
+
+    fn serve(&mut self, emit: &mut dyn FnMut(Event<'_>)) {
+        self.answer_doorbell(emit);
+        for unit in &mut self.units {
+            if unit.has_work() || unit.deadline().is_some() {
+                unit.service(emit);
+            }
+        }
+        if self.units[0].take_bell_ended() {
+            // A poll armed while the counter is up would fire at once.
+            self.doorbell.reset();
+            self.watch_doorbell();
+        }
+        // Its completion may have been consumed just now, and would not end the sleep that follows.
+        self.answer_doorbell(emit);
+    }
+
+    fn answer_doorbell(&self, emit: &mut dyn FnMut(Event<'_>)) {
+        if self.doorbell.answer() {
+            emit(Event::Doorbell);
+        }
+    }
+
+    fn sleep(&mut self, timeout: Option<Duration>) {
+        match self.units.as_mut_slice() {
+            [only] => only.queue().visit_and_wait(timeout),
+            several => {
+                // What is signalled after the reset ends the wait, what was signalled before it is found by looking.
+                self.doorbell.reset();
+                if !self.doorbell.is_rung() && !several.iter_mut().any(Unit::has_work) {
+                    self.doorbell.wait(timeout);
+                }
+            }
+        }
+    }
+}
+
+impl Driver for RingDriver {
+    type Incoming = OwnedFd;
+
+    /// The socket goes to the ring with the most free slots and its descriptor is closed.
+    fn register(&mut self, token: Token, socket: OwnedFd) -> Result<Socket, (RegisterError, OwnedFd)> {
+        let roomiest = (0..self.units.len()).max_by_key(|ring| (self.units[*ring].free_slots(), usize::MAX - ring));
+        let ring = roomiest.expect("a driver has at least one ring");
+        let slot = self.units[ring].register(token, socket)?;
+        Ok(Socket { ring: ring as u16, slot })
+    }
+
+    fn send(&mut self, token: Token, socket: Socket, frame: &Bytes, from: usize) {
+        self.units[usize::from(socket.ring)].send(token, socket.slot, frame, from);
+    }
+
+    fn watch_writable(&mut self, token: Token, socket: Socket) {
+        self.units[usize::from(socket.ring)].watch_writable(token, socket.slot);
+    }
+
+    fn close(&mut self, token: Token, socket: Socket, how: CloseHow) {
+        self.units[usize::from(socket.ring)].close(token, socket.slot, how);
+    }
+
+    fn flush(&mut self, on_event: &mut dyn FnMut(Event<'_>)) {
+        self.serve(on_event);
+    }
+
+    fn turn(&mut self, deadline: Option<Now>, on_event: &mut dyn FnMut(Event<'_>)) {
+        let handed = Cell::new(false);
+        let mut emit = |event: Event<'_>| {
+            handed.set(true);
+            on_event(event);
+        };
+        loop {
+            self.serve(&mut emit);
+            if handed.get() {
+                return;
+            }
+            let now = monotonic();
+            if deadline.is_some_and(|deadline| deadline <= now) {
+                return;
+            }
+            let lingering = self.units.iter_mut().filter_map(Unit::deadline);
+            let until = lingering.chain(deadline).min();
+            self.sleep(until.map(|until| until - now));
+        }
+    }
+
+    fn now(&self) -> Now {
+        monotonic()
+    }
+}

@@ -1,0 +1,101 @@
+//! Finds out whether this host lets us use io_uring, and says why not, so that the process can fall back to epoll.
+//!
+//! It needs Linux 6.1 or newer, and a container runtime whose seccomp profile allows the three io_uring calls (Docker ≥ 25 and
+//! containerd 2 forbid them by default; so does `kernel.io_uring_disabled`).
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use io_uring::register::Probe;
+
+use crate::config::{CQ_ENTRIES_MIN, RingConfig};
+use crate::op;
+use crate::queue::{self, Queue};
+use crate::tag::{OpKind, SlotUse};
+use crate::thread::nofile;
+
+/// What this host's io_uring can do beyond the minimum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// An aborted connection is reset (Linux 6.7). Without it, it ends like any other, with FIN.
+    pub can_reset: bool,
+    /// Most sockets that one ring holds: RLIMIT_NOFILE.
+    pub slots_max: u32,
+}
+
+/// Why io_uring cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unsupported {
+    #[error("io_uring is forbidden on this host (seccomp profile or kernel.io_uring_disabled)")]
+    Forbidden,
+    #[error("this kernel has no io_uring")]
+    Missing,
+    #[error("this kernel's io_uring is too old: it lacks {0} (Linux 6.1 or newer is needed)")]
+    TooOld(&'static str),
+    #[error("io_uring cannot be set up now")]
+    Failed(#[source] io::Error),
+}
+
+/// Tries what the driver needs on a small ring of its own.
+pub fn probe() -> Result<Features, Unsupported> {
+    let ring = queue::build(8, CQ_ENTRIES_MIN).map_err(refusal)?;
+    let parameters = ring.params();
+    let facts = [
+        (parameters.is_feature_nodrop(), "completions that are never dropped"),
+        (parameters.is_feature_skip_cqe_on_success(), "CQE_SKIP_SUCCESS"),
+        (parameters.is_feature_ext_arg(), "waits with a time-out"),
+    ];
+    if let Some((_, what)) = facts.into_iter().find(|(there, _)| !there) {
+        return Err(Unsupported::TooOld(what));
+    }
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).map_err(Unsupported::Failed)?;
+    if let Some((name, _)) = op::NEEDED.into_iter().find(|(_, code)| !probe.is_supported(*code)) {
+        return Err(Unsupported::TooOld(name));
+    }
+    drop(ring);
+    let config = RingConfig { sq_entries: 8, enter_every: 8, buffers: 1, ..RingConfig::default() };
+    let mut queue = Queue::open(&config, 1).map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => Unsupported::TooOld("sparse file tables or provided buffer rings"),
+        _ => Unsupported::Failed(error),
+    })?;
+    Ok(Features {
+        can_reset: can_reset(&mut queue).map_err(Unsupported::Failed)?,
+        slots_max: nofile().map_err(Unsupported::Failed)?,
+    })
+}
+
+fn refusal(error: io::Error) -> Unsupported {
+    match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => Unsupported::Forbidden,
+        Some(libc::ENOSYS) => Unsupported::Missing,
+        Some(libc::EINVAL) => Unsupported::TooOld("SINGLE_ISSUER and DEFER_TASKRUN"),
+        _ => Unsupported::Failed(error),
+    }
+}
+
+/// Whether a registered socket can be told to reset, by telling one.
+fn can_reset(queue: &mut Queue) -> io::Result<bool> {
+    let (socket, _peer) = UnixStream::pair()?;
+    queue.place(0, &socket.into())?;
+    let of = SlotUse { slot: 0, uses: 1 };
+    queue.push_linked(&[op::linger::reset_then(of), op::close::slot(of)]);
+    queue.visit();
+    let mut completions = Vec::new();
+    queue.reap(&mut completions);
+    Ok(completions.iter().any(|completion| completion.tag().kind == OpKind::Linger && completion.result == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_is_told_apart() {
+        let refused = |errno| refusal(io::Error::from_raw_os_error(errno));
+        assert!(matches!(refused(libc::EPERM), Unsupported::Forbidden));
+        assert!(matches!(refused(libc::ENOSYS), Unsupported::Missing));
+        assert!(matches!(refused(libc::EINVAL), Unsupported::TooOld(_)));
+        assert!(matches!(refused(libc::EMFILE), Unsupported::Failed(_)));
+    }
+}
