@@ -1,0 +1,125 @@
+//! One frame to many sockets.
+
+mod support;
+
+use std::io::Read;
+use std::net::TcpStream;
+use std::thread;
+
+use bytes::Bytes;
+use support::{Listener, Rig, Seen, narrow, read_exactly};
+use tidegate_gateway_core::driver::{Driver, Socket, Token};
+use tidegate_gateway_ring::RingConfig;
+
+fn connect(rig: &mut Rig, count: u64) -> (Vec<Socket>, Vec<TcpStream>) {
+    let listener = Listener::new();
+    (0..count)
+        .map(|n| {
+            let (server, client) = listener.pair();
+            (rig.register(n, server), client)
+        })
+        .unzip()
+}
+
+#[test]
+fn two_thousand_sockets_get_every_frame_in_order() {
+    let mut rig = Rig::new(RingConfig::default());
+    let (sockets, mut clients) = connect(&mut rig, 2000);
+    let frames: Vec<Bytes> = (0..5u8).map(|n| Bytes::from(vec![n; 130])).collect();
+    for frame in &frames {
+        for (token, socket) in sockets.iter().enumerate() {
+            rig.send(token as u64, *socket, frame);
+        }
+        rig.flush();
+    }
+    assert_eq!(rig.log, [], "a healthy socket leaves no trace of a send");
+    assert!(frames.iter().all(Bytes::is_unique), "the driver holds no frame after the flush");
+    let expected = frames.concat();
+    for client in &mut clients {
+        assert_eq!(read_exactly(client, expected.len()), expected);
+    }
+}
+
+#[test]
+fn a_send_begins_where_it_was_told_to() {
+    let mut rig = Rig::new(RingConfig::default());
+    let (sockets, mut clients) = connect(&mut rig, 1);
+    let frame = Bytes::from_static(b"skip this, not this");
+    rig.driver.send(Token(0), sockets[0], &frame, 11);
+    rig.flush();
+    rig.driver.send(Token(0), sockets[0], &frame, frame.len());
+    rig.flush();
+    rig.send(0, sockets[0], &Bytes::from_static(b"!"));
+    rig.flush();
+    assert_eq!(read_exactly(&mut clients[0], 9), b"not this!");
+    assert_eq!(rig.log, []);
+}
+
+/// More failures in one go than a completion queue has entries: each is heard of, once.
+#[test]
+fn every_one_of_many_refused_sends_is_told() {
+    let mut rig = Rig::new(RingConfig::default());
+    let (sockets, clients) = connect(&mut rig, 6000);
+    for client in &clients {
+        socket2::SockRef::from(client).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    }
+    drop(clients);
+    let frame = Bytes::from_static(b"too late");
+    for (token, socket) in sockets.iter().enumerate() {
+        rig.send(token as u64, *socket, &frame);
+    }
+    rig.flush();
+    for token in 0..6000 {
+        let sent = rig.log.iter().filter(|seen| matches!(seen, Seen::Sent(of, Err(_)) if *of == Token(token)));
+        assert_eq!(sent.count(), 1, "socket {token}");
+    }
+}
+
+#[test]
+fn a_slow_reader_gets_every_byte_by_short_sends_and_writable() {
+    let mut rig = Rig::new(RingConfig::default());
+    let (server, mut client) = Listener::new().pair();
+    narrow(&server, &client);
+    let socket = rig.register(7, server);
+    let frame: Bytes = (0..1_000_000u32).flat_map(u32::to_le_bytes).collect();
+    let expected = frame.clone();
+    let reader = thread::spawn(move || {
+        let mut bytes = vec![0; expected.len()];
+        client.read_exact(&mut bytes).unwrap();
+        (bytes == expected, client)
+    });
+    let (mut offset, mut shorts) = (0, 0);
+    while offset < frame.len() {
+        rig.log.clear();
+        rig.driver.send(Token(7), socket, &frame, offset);
+        rig.flush();
+        match rig.log.as_slice() {
+            [] => offset = frame.len(),
+            [Seen::Sent(Token(7), Ok(taken))] => {
+                offset += taken;
+                shorts += 1;
+                rig.driver.watch_writable(Token(7), socket);
+                rig.driver.watch_writable(Token(7), socket);
+                rig.until_seen(Seen::Writable(Token(7)));
+                assert_eq!(rig.count(&Seen::Writable(Token(7))), 1, "asked twice, answered once");
+            }
+            other => panic!("a send yields at most one Sent, not {other:?}"),
+        }
+    }
+    assert!(shorts > 0, "the socket was full now and then");
+    assert!(reader.join().unwrap().0, "the reader got the bytes that were sent");
+}
+
+/// A slow socket does not keep the frames of others alive, nor its own.
+#[test]
+fn the_driver_holds_nothing_of_a_refused_send() {
+    let mut rig = Rig::new(RingConfig::default());
+    let (server, client) = Listener::new().pair();
+    narrow(&server, &client);
+    let socket = rig.register(1, server);
+    let frame = Bytes::from(vec![1; 4 << 20]);
+    rig.send(1, socket, &frame);
+    rig.flush();
+    assert!(matches!(rig.log.as_slice(), [Seen::Sent(Token(1), Ok(taken))] if *taken < frame.len()));
+    assert!(frame.is_unique());
+}
