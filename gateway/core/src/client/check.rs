@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::client::Refusal;
+use crate::client::errors::ErrorCode;
 use crate::client::ops::{AckMode, CURSORS_MAX, Connect, Content, Op, PULL_MESSAGES_MAX, Priority, Send};
 use crate::ids::{Cursor, Epoch, Seq, StreamKey, StreamKind};
 
@@ -15,6 +16,8 @@ const PLATFORM_BYTES_MAX: usize = 32;
 const EPOCH_BYTES_MAX: usize = 64;
 const CLIENT_MSG_ID_BYTES_MAX: usize = 128;
 const TYPE_BYTES_MAX: usize = 64;
+/// Type of a message that names none, as in the push API.
+const KIND_DEFAULT: &str = "text";
 const METADATA_BYTES_MAX: usize = 16 * 1024;
 /// Parsers of clients give up somewhere above 100 levels, and then the whole batch would be lost to them.
 const METADATA_DEPTH_MAX: u32 = 32;
@@ -92,11 +95,7 @@ pub(super) fn send(raw: RawSend<'_>) -> Result<Op, Refusal> {
     if to.kind() == StreamKind::Conversation {
         return Err(Refusal::bad("send.to: expected g:<gid> or u:<uid>"));
     }
-    let kind = match (raw.kind, &raw.content) {
-        ("", Content::Text(_)) => "text",
-        ("", Content::Binary(_)) => "binary",
-        (kind, _) => plain("send.type", kind, TYPE_BYTES_MAX)?,
-    };
+    let kind = if raw.kind.is_empty() { KIND_DEFAULT } else { plain("send.type", raw.kind, TYPE_BYTES_MAX)? };
     Ok(Op::Send(Box::new(Send {
         to,
         client_msg_id: plain("send.client_msg_id", raw.client_msg_id, CLIENT_MSG_ID_BYTES_MAX)?.into(),
@@ -185,7 +184,8 @@ fn metadata<'a>(field: &'static str, text: &'a str) -> Result<&'a str, Refusal> 
         return Ok(text);
     }
     if text.len() > METADATA_BYTES_MAX {
-        return Err(Refusal::bad(format!("{field}: longer than {METADATA_BYTES_MAX} bytes")));
+        let message = format!("{field}: longer than {METADATA_BYTES_MAX} bytes").into();
+        return Err(Refusal { code: ErrorCode::TooLarge, message });
     }
     if !text.starts_with('{') {
         return Err(Refusal::bad(format!("{field}: expected a JSON object")));

@@ -32,7 +32,8 @@ pub const REQUEST_ID_MAX: u32 = i32::MAX as u32;
 /// Why a message is not a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Undecodable, or without a valid id to answer to: close 3504.
+    /// Undecodable, or without a valid id to answer to: close 3504. (A message of the other sub-protocol's kind is 1003;
+    /// whoever holds the connection sees that before it decodes.)
     #[error("not a client frame, or no valid id")]
     Fatal,
     /// Answer with an error object and go on.

@@ -127,6 +127,20 @@ fn what_is_left_out_has_its_default() {
     let request = Ok(Request { id: REQUEST_ID_MAX, op: Op::Connect(Box::new(expected)) });
     assert_eq!(json(r#"{"id":2147483647,"connect":{}}"#), request);
     assert_eq!(json(r#"{"id":2147483647,"connect":{"token":null,"cursors":null,"auto_join":null}}"#), request);
+    let expected = Send {
+        to: stream("u:bob"),
+        client_msg_id: "".into(),
+        kind: "text".into(),
+        content: Content::Text("".into()),
+        metadata: "".into(),
+        ephemeral: false,
+        priority: None,
+    };
+    let request = Ok(Request { id: 7, op: Op::Send(Box::new(expected)) });
+    assert_eq!(json(r#"{"id":7,"send":{"to":"u:bob"}}"#), request);
+    let send = v1::SendOp { to: "u:bob".into(), ..Default::default() };
+    let frame = v1::ClientFrame { id: 7, op: Some(client_frame::Op::Send(send)) };
+    assert_eq!(proto(&frame.encode_to_vec()), request);
 }
 
 #[test]
@@ -224,7 +238,6 @@ fn refusals_name_the_field() {
         ("send", json!({"to": "g:42", "content_b64": "a*"}), "send.content_b64"),
         ("send", json!({"to": "g:42", "metadata": "{}"}), "send.metadata"),
         ("send", json!({"to": "g:42", "metadata": [1]}), "send.metadata"),
-        ("send", json!({"to": "g:42", "metadata": {"a": long(16 * 1024)}}), "send.metadata"),
         ("send", json!({"to": "g:42", "class": "Durable"}), "send.class"),
         ("send", json!({"to": "g:42", "priority": 1}), "send.priority"),
         ("send", json!({"to": "g:42", "priority": "urgent"}), "send.priority"),
@@ -235,6 +248,8 @@ fn refusals_name_the_field() {
         assert_eq!(code, ErrorCode::BadRequest);
         assert!(message.starts_with(&format!("{field}:")), "{text} gave {message}");
     }
+    let text = json!({"id": 7, "send": {"to": "g:42", "metadata": {"a": long(16 * 1024)}}}).to_string();
+    assert_eq!(refused(json(&text)), (ErrorCode::TooLarge, "send.metadata: longer than 16384 bytes".to_owned()));
     for (text, field) in [
         (r#"{"id":7,"ack":{"stream":"g:42","seq":1,"seq":2}}"#, "ack.seq: given twice"),
         (r#"{"id":7,"sync":{"cursors":{"g:1":{"seq":1},"g:1":{"seq":2}}}}"#, "sync.cursors: a stream occurs twice"),
