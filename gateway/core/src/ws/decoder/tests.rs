@@ -186,6 +186,8 @@ fn too_big_is_decided_by_the_declared_length() {
     let first = masked(0x02, &[0; 40_000]);
     let second = &masked(0x80, &[0; 40_000])[..8];
     fails(&[&first, second].concat(), WsError::TooBig, CloseCode::TooBig);
+    let thirds = [masked(0x02, &[0; 25_000]), masked(0x00, &[0; 25_000]), masked(0x80, &[0; 25_000])].concat();
+    fails(&thirds, WsError::TooBig, CloseCode::TooBig);
 }
 
 #[test]
