@@ -1,0 +1,274 @@
+//! How connections end: by us, by the peer, by a broken socket, by a drain, by a stop.
+//!
+//! Whatever the way, the hub hears `Left` for the memberships and then `Disconnected`, each once, at the moment the end
+//! begins; the slot comes back when the driver says `Closed`.
+
+use smallvec::SmallVec;
+
+use tidegate_proto::v1;
+
+use super::backlog::{Kind, Queued};
+use super::config::DRAINED_PER_TURN_MAX;
+use super::engine::Engine;
+use super::send_state::SendCause;
+use super::slab::{Identity, Phase, Slot, flag};
+use super::wheel::{Tick, ticks};
+use crate::client;
+use crate::driver::CloseHow;
+use crate::ids::{ConnRef, Now, StreamIdx};
+use crate::messages::{Encoding, ToHub};
+use crate::ws::close::CloseCode;
+use crate::ws::{Decoder, OpCode, close_frame, frame};
+
+/// The shard's own way out.
+#[derive(Default)]
+pub(super) struct Leaving {
+    /// From the first `Drain` on, nobody new is taken.
+    pub draining: bool,
+    pub stopped: bool,
+    drain: Option<Drain>,
+}
+
+/// Connections in the order in which they are let go.
+struct Drain {
+    slots: Vec<Slot>,
+    next: usize,
+    start: Now,
+    over_ns: u64,
+}
+
+impl Drain {
+    /// How many should be gone at `now`.
+    fn due(&self, now: Now) -> usize {
+        let elapsed = now.0.saturating_sub(self.start.0);
+        if elapsed >= self.over_ns {
+            return self.slots.len();
+        }
+        (u128::from(elapsed) * self.slots.len() as u128 / u128::from(self.over_ns)) as usize
+    }
+
+    /// When one more is due.
+    fn next_at(&self) -> Now {
+        let share = u128::from(self.over_ns) * (self.next as u128 + 1);
+        Now(self.start.0 + share.div_ceil(self.slots.len().max(1) as u128) as u64)
+    }
+}
+
+impl Engine {
+    /// Ends the connection with our close frame, and a `bye` before it for codes of ours. What waits goes out first.
+    pub(super) fn close(&mut self, slot: Slot, code: CloseCode, reason: &str) {
+        if self.slab.hot(slot).phase != Phase::Open {
+            return;
+        }
+        self.stats.closes.count(code);
+        self.detach(slot);
+        self.begin_end(slot, Phase::CloseSent);
+        let hot = self.slab.hot(slot);
+        if code.number() >= 3000 && !hot.is(flag::ECHO) {
+            let bye = self.bye(code, reason);
+            self.reply(slot, &bye);
+        }
+        self.enqueue(slot, Queued { frame: close_frame(code.number(), reason), kind: Kind::Direct });
+    }
+
+    /// The same, but nothing that waits is sent any more, except for a frame that has begun.
+    pub(super) fn close_cut_off(&mut self, slot: Slot, code: CloseCode, reason: &str) {
+        let stats = &self.stats;
+        if let Some(backlog) = &mut self.slab.hot_mut(slot).backlog {
+            backlog.cut_off(&mut |lost| {
+                stats.queue_bytes.sub(lost.cost() as u64);
+                stats.dropped.closed.add(lost.kind);
+            });
+        }
+        self.close(slot, code, reason);
+    }
+
+    /// The peer broke the protocol: nothing it sends can be read any more.
+    pub(super) fn close_unreadable(&mut self, slot: Slot, code: CloseCode, reason: &str) {
+        self.close(slot, code, reason);
+        self.finish(slot);
+    }
+
+    /// The peer's close frame came.
+    pub(super) fn on_peer_close(&mut self, slot: Slot, code: Option<u16>) {
+        if self.slab.hot(slot).phase == Phase::Open {
+            self.stats.closes.by_peer.add(1);
+            self.detach(slot);
+            self.begin_end(slot, Phase::Finishing);
+            let answer = code.map_or_else(|| frame(OpCode::Close, b""), |code| close_frame(code, ""));
+            self.enqueue(slot, Queued { frame: answer, kind: Kind::Direct });
+        }
+        self.finish(slot);
+    }
+
+    pub(super) fn on_eof(&mut self, slot: Slot) {
+        if self.slab.hot(slot).phase == Phase::Open {
+            self.stats.closes.eof.add(1);
+            self.detach(slot);
+            self.begin_end(slot, Phase::Finishing);
+        }
+        self.finish(slot);
+    }
+
+    pub(super) fn on_failed(&mut self, slot: Slot) {
+        if self.slab.hot(slot).phase == Phase::Open {
+            self.stats.closes.failed.add(1);
+        }
+        self.abort(slot);
+    }
+
+    pub(super) fn on_closed(&mut self, slot: Slot) {
+        self.free_backlog(slot);
+        self.wheel.disarm(&mut self.slab, slot);
+        self.slab.release(slot);
+        self.stats.connections.set(self.slab.live() as u64);
+    }
+
+    /// Patience with a closing connection has ended.
+    pub(super) fn give_up(&mut self, slot: Slot) {
+        if self.slab.hot(slot).phase == Phase::CloseSent && !self.slab.hot(slot).send.waits() {
+            self.finish(slot);
+        } else {
+            self.abort(slot);
+        }
+    }
+
+    /// FIN as soon as what waits is out.
+    fn finish(&mut self, slot: Slot) {
+        let hot = self.slab.hot_mut(slot);
+        if matches!(hot.phase, Phase::CloseSent | Phase::Finishing) {
+            hot.phase = Phase::Finishing;
+            if !hot.send.waits() {
+                self.todo.close.push((slot, CloseHow::Graceful));
+            }
+        }
+    }
+
+    fn abort(&mut self, slot: Slot) {
+        if matches!(self.slab.hot(slot).phase, Phase::Closing | Phase::Free) {
+            return;
+        }
+        self.detach(slot);
+        self.free_backlog(slot);
+        let (hot, cold) = self.slab.both_mut(slot);
+        hot.send = Default::default();
+        hot.phase = Phase::Closing;
+        cold.decoder = Decoder::new(false);
+        self.wheel.disarm(&mut self.slab, slot);
+        self.todo.close.push((slot, CloseHow::Abort));
+    }
+
+    fn begin_end(&mut self, slot: Slot, phase: Phase) {
+        let deadline = self.clock.tick.plus(ticks(u64::from(self.config.close_timeout_ms)));
+        let (hot, cold) = self.slab.both_mut(slot);
+        hot.phase = phase;
+        cold.deadline = deadline;
+        self.wheel.arm(&mut self.slab, slot, deadline);
+    }
+
+    /// Takes the connection out of everything and tells the hub. Does nothing the second time.
+    fn detach(&mut self, slot: Slot) {
+        let conn = self.conn_ref(slot);
+        let (hot, cold) = self.slab.both_mut(slot);
+        hot.in_flight = None;
+        cold.acks = None;
+        let identity = std::mem::take(&mut cold.identity);
+        let gaps = hot.backlog.as_mut().is_some_and(|backlog| !std::mem::take(&mut backlog.gaps).is_empty());
+        if gaps {
+            self.change(slot, SendCause::Healed);
+            self.rest(slot);
+        }
+        self.leave_all(slot);
+        if identity.is_known() {
+            self.users.remove(identity.uid_text(), slot);
+            self.disconnected(conn, &identity);
+        }
+    }
+
+    fn leave_all(&mut self, slot: Slot) {
+        let memberships = std::mem::take(&mut self.slab.cold_mut(slot).memberships);
+        if memberships.is_empty() {
+            return;
+        }
+        for membership in &memberships {
+            self.take_out(membership.stream, membership.position);
+        }
+        let streams: SmallVec<[StreamIdx; 4]> = memberships.iter().map(|membership| membership.stream).collect();
+        let left = ToHub::Left { conn: self.conn_ref(slot), streams, class: self.slab.hot(slot).class };
+        self.todo.to_hub.push(left);
+    }
+
+    fn disconnected(&mut self, conn: ConnRef, identity: &Identity) {
+        let Some(uid) = identity.uid() else { return };
+        let connection_id = identity.connection_id().into();
+        self.todo.to_hub.push(ToHub::Disconnected { conn, uid, connection_id });
+    }
+
+    fn bye(&mut self, code: CloseCode, reason: &str) -> v1::ServerFrame {
+        let reconnect = code.reconnect();
+        let after = reconnect.then(|| self.kit.rng.up_to(self.config.reconnect_spread_ms));
+        let bye = v1::Bye {
+            code: u32::from(code.number()),
+            reason: reason.to_owned(),
+            reconnect,
+            reconnect_after_ms: after,
+            endpoint: String::new(),
+        };
+        v1::ServerFrame { id: 0, body: Some(v1::server_frame::Body::Bye(bye)) }
+    }
+
+    /// Encodes a frame of the shard's own for this connection and queues it.
+    pub(super) fn reply(&mut self, slot: Slot, value: &v1::ServerFrame) {
+        let encoding = self.slab.hot(slot).class.encoding;
+        let op = match encoding {
+            Encoding::Json => OpCode::Text,
+            Encoding::Proto => OpCode::Binary,
+        };
+        let frame = frame(op, &client::encode(encoding, value));
+        self.enqueue(slot, Queued { frame, kind: Kind::Direct });
+    }
+
+    /// Begins to let every connection go, evenly over so many milliseconds. A second call changes nothing.
+    pub(super) fn drain(&mut self, over_ms: u32) {
+        if std::mem::replace(&mut self.leaving.draining, true) {
+            return;
+        }
+        let slots = self.slab.slots().filter(|&slot| self.slab.hot(slot).phase == Phase::Open).collect();
+        let over_ns = u64::from(over_ms) * 1_000_000;
+        self.leaving.drain = Some(Drain { slots, next: 0, start: self.clock.now, over_ns });
+    }
+
+    /// Lets go those whose turn it is. Returns when to call again: at once, if the turn's budget ended it.
+    pub(super) fn run_drain(&mut self) -> Option<Now> {
+        let mut drain = self.leaving.drain.take()?;
+        let until = drain.due(self.clock.now).min(drain.next + DRAINED_PER_TURN_MAX);
+        for &slot in &drain.slots[drain.next..until] {
+            self.close(slot, CloseCode::Drain, "drain");
+        }
+        drain.next = until;
+        if drain.next == drain.slots.len() {
+            return None;
+        }
+        let at = drain.next_at();
+        self.leaving.drain = Some(drain);
+        Some(at)
+    }
+
+    /// Ends everything now.
+    pub(super) fn stop(&mut self) {
+        self.leaving.stopped = true;
+        self.leaving.drain = None;
+        let slots: Vec<Slot> = self.slab.slots().collect();
+        for slot in slots {
+            if self.slab.hot(slot).phase == Phase::Open {
+                self.stats.closes.stopped.add(1);
+            }
+            self.abort(slot);
+        }
+    }
+
+    /// Whether the time until which a closing connection is borne has come.
+    pub(super) fn is_overdue(&self, deadline: Tick) -> bool {
+        self.clock.tick >= deadline
+    }
+}
