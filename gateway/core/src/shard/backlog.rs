@@ -165,13 +165,16 @@ impl Backlog {
     pub(super) fn shed(&mut self, limit: usize, lost: &mut dyn FnMut(Queued)) {
         if self.cost > limit && self.queue.len() > self.kept() {
             let mut over = self.cost - limit;
-            self.remove(&mut |queued| {
-                let goes = over > 0 && queued.ephemeral();
-                if goes {
-                    over = over.saturating_sub(queued.cost());
-                }
-                goes
-            }, lost);
+            self.remove(
+                &mut |queued| {
+                    let goes = over > 0 && queued.ephemeral();
+                    if goes {
+                        over = over.saturating_sub(queued.cost());
+                    }
+                    goes
+                },
+                lost,
+            );
         }
         while self.cost > limit {
             let Some(stream) = self.heaviest_stream() else { return };
@@ -184,14 +187,17 @@ impl Backlog {
     /// Removes what has not begun of the stream's durable frames, and tells the first seq that went.
     pub(super) fn remove_stream(&mut self, stream: StreamIdx, lost: &mut dyn FnMut(Queued)) -> Option<Seq> {
         let mut from: Option<Seq> = None;
-        self.remove(&mut |queued| {
-            let Some((of, range)) = queued.durable_of() else { return false };
-            if of == stream {
-                let first = range.after.next();
-                from = Some(from.map_or(first, |seq| seq.min(first)));
-            }
-            of == stream
-        }, lost);
+        self.remove(
+            &mut |queued| {
+                let Some((of, range)) = queued.durable_of() else { return false };
+                if of == stream {
+                    let first = range.after.next();
+                    from = Some(from.map_or(first, |seq| seq.min(first)));
+                }
+                of == stream
+            },
+            lost,
+        );
         from
     }
 
@@ -248,3 +254,6 @@ impl Backlog {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

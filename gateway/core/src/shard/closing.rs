@@ -205,16 +205,8 @@ impl Engine {
     }
 
     fn bye(&mut self, code: CloseCode, reason: &str) -> v1::ServerFrame {
-        let reconnect = code.reconnect();
-        let after = reconnect.then(|| self.kit.rng.up_to(self.config.reconnect_spread_ms));
-        let bye = v1::Bye {
-            code: u32::from(code.number()),
-            reason: reason.to_owned(),
-            reconnect,
-            reconnect_after_ms: after,
-            endpoint: String::new(),
-        };
-        v1::ServerFrame { id: 0, body: Some(v1::server_frame::Body::Bye(bye)) }
+        let after = code.reconnect().then(|| self.kit.rng.up_to(self.config.reconnect_spread_ms));
+        client::bye_frame(code, reason, after)
     }
 
     /// Encodes a frame of the shard's own for this connection and queues it.

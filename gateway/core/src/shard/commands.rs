@@ -13,7 +13,7 @@ use crate::driver::Driver;
 use crate::ids::{ConnId, ConnRef, Seq, StreamIdx, Uid};
 use crate::messages::{ConnClass, Direct, Encoding, FrameSet, Hello, PlatformId, ToHub, ToShard};
 use crate::ws::close::CloseCode;
-use crate::ws::{DeflateParams, Decoder, Inflater};
+use crate::ws::{Decoder, DeflateParams, Inflater};
 
 impl Engine {
     /// Takes a connection over. What cannot be taken is given up and counted: its socket closes unanswered.
@@ -33,9 +33,9 @@ impl Engine {
                 return self.stats.refused.add(1);
             }
         };
+        let interval = self.interval(0);
         let hot = self.slab.hot_mut(slot);
-        (hot.socket, hot.phase, hot.heard) = (socket, Phase::Open, self.clock.tick);
-        hot.interval = self.interval(0);
+        (hot.socket, hot.phase, hot.heard, hot.interval) = (socket, Phase::Open, self.clock.tick, interval);
         self.stats.promoted.add(1);
         self.stats.connections.set(self.slab.live() as u64);
         match session {

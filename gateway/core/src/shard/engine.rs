@@ -81,6 +81,8 @@ pub(super) struct Kit {
     pub ping: Bytes,
     /// By window bits.
     pub deflaters: [Option<Box<Deflater>>; (WINDOW_BITS_MAX - WINDOW_BITS_MIN) as usize + 1],
+    /// In their boxes: they move between here and a hot line as they are.
+    #[allow(clippy::vec_box)]
     pub spare_backlogs: Vec<Box<Backlog>>,
 }
 

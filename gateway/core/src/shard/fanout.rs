@@ -91,7 +91,9 @@ impl Engine {
         let until = run.end.min(run.next.saturating_add(FANOUT_SLICE_MAX));
         let visited = until - run.next;
         match &run.work {
-            Work::Send { kind, frames, .. } => self.slice_of_sends(driver, (*kind, frames), run.stream, run.next..until),
+            Work::Send { kind, frames, .. } => {
+                self.slice_of_sends(driver, (*kind, frames), run.stream, run.next..until)
+            }
             &Work::Gap { from, new_epoch } => {
                 for at in run.next..until {
                     let slot = self.streams.members(run.stream)[at as usize];

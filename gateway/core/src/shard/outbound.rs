@@ -31,11 +31,10 @@ impl Engine {
 
     /// The fan-out's way for whoever is not idle.
     pub(super) fn send_live<D: Driver>(&mut self, driver: &mut D, slot: Slot, shared: u32) {
-        let Kind::Ephemeral { stream, .. } | Kind::Durable { stream, .. } = self.flight.frames[shared as usize].kind else {
-            return;
-        };
+        let kind = self.flight.frames[shared as usize].kind;
+        let (Kind::Ephemeral { stream, .. } | Kind::Durable { stream, .. }) = kind else { return };
         if self.slab.hot(slot).backlog.as_ref().is_some_and(|backlog| backlog.gap(stream).is_some()) {
-            self.stats.dropped.gapped.add(self.flight.frames[shared as usize].kind);
+            self.stats.dropped.gapped.add(kind);
         } else if self.may_send(slot) {
             self.send_shared(driver, slot, shared);
         } else {
@@ -141,6 +140,7 @@ impl Engine {
 
     fn offer<D: Driver>(&mut self, driver: &mut D, slot: Slot) {
         let hot = self.slab.hot_mut(slot);
+        let token = token(slot, hot);
         let Some(backlog) = &mut hot.backlog else { return };
         if hot.phase == Phase::Closing || backlog.blocked || backlog.in_flight() {
             return;
@@ -151,7 +151,7 @@ impl Engine {
         }
         let Some((bytes, from)) = backlog.offer(&mut self.flight.scratch) else { return };
         hot.sent_flight = self.flight.number;
-        driver.send(token(slot, hot), hot.socket, &bytes, from);
+        driver.send(token, hot.socket, &bytes, from);
         self.flight.sends += 1;
         self.flight.offered.push(slot);
         self.stats.sends.made.add(1);

@@ -80,8 +80,7 @@ impl Engine {
         }
         match op {
             Op::Ping => {
-                let ok = v1::server_frame::Body::Ok(v1::Ok { result: None });
-                return self.reply(slot, &v1::ServerFrame { id, body: Some(ok) });
+                return self.reply(slot, &client::ok_frame(id, None));
             }
             Op::Unimplemented(what) => {
                 let message = format!("{what} is not implemented");

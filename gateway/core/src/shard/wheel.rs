@@ -127,3 +127,6 @@ impl Wheel {
 fn bucket(at: Tick) -> usize {
     (at.0 % BUCKETS) as usize
 }
+
+#[cfg(test)]
+mod tests;
