@@ -1,0 +1,3 @@
+//! Adapters of control's ports, named after their backend.
+
+pub mod embedded;
