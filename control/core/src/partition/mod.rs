@@ -3,11 +3,36 @@
 //! [`Partition::handle`] takes one batch of inputs and does, in this order: decide (dedup, membership, seqs), commit the
 //! records in one group commit, then answer and route. Nothing is answered or routed before the commit returned.
 
+mod access;
 pub mod api;
+mod batch;
 pub mod config;
+mod dedup;
+mod groups;
+mod heads;
+mod ids;
+mod interest;
+pub mod limits;
+mod links;
+mod marks;
+mod opens;
+mod push;
+mod reads;
+mod replay;
+mod routing;
+mod sequencer;
+pub mod stats;
+mod stream_hash;
+#[cfg(test)]
+mod tests;
 
 pub use api::{
     Command, GatewayId, Heads, Input, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Origin, Output, Push,
     Recovered, Reply, Token,
 };
 pub use config::{GroupHistory, PartitionConfig};
+pub use groups::SYSTEM_GROUP;
+pub use ids::ID_EPOCH_MS;
+pub use links::{ATTACHMENTS_MAX, OPENS_DEFERRED_MAX};
+pub use sequencer::{COMMIT_TRIES_MAX, Partition};
+pub use stats::PartitionStats;
