@@ -1,0 +1,173 @@
+//! Memberships: counts per shard, lingering, and users who come into groups or leave them.
+
+use std::time::Duration;
+
+use tidegate_proto::v1::{self, server_frame::Body};
+
+use super::encode::notice;
+use super::open::{Entry, OpenKind, PendingOpen, Stage, remember_late};
+use super::stream::Classes;
+use super::{Hub, OPENS_MAX};
+use crate::client::gap_frame;
+use crate::ids::{ConnRef, Epoch, Now, Seq, ShardId, StreamIdx, StreamKey, Uid};
+use crate::link::{Recovered, ToLink};
+use crate::messages::{ConnClass, ToShard};
+
+impl Hub {
+    pub(super) fn member_left(&mut self, now: Now, shard: ShardId, idx: StreamIdx) {
+        let Some(stream) = self.streams.at_mut(idx) else { return };
+        if stream.members.remove(shard, 1) {
+            self.stats.memberships = self.stats.memberships.saturating_sub(1);
+        }
+        self.linger_if_idle(now, idx);
+    }
+
+    pub(super) fn linger_if_idle(&mut self, now: Now, idx: StreamIdx) {
+        let Some(stream) = self.streams.at_mut(idx) else { return };
+        if stream.members.is_empty() && stream.holds == 0 {
+            stream.classes = Classes::default();
+            if stream.has_unsent() {
+                self.flush(now, idx);
+            }
+        }
+        let Some(stream) = self.streams.at_mut(idx) else { return };
+        if stream.is_idle() && !stream.lingering {
+            stream.lingering = true;
+            let until = now + Duration::from_millis(self.config.linger_ms.into());
+            self.lingering.push_back((until, idx, stream.serial));
+        }
+    }
+
+    pub(super) fn lingered(&mut self, now: Now, idx: StreamIdx, serial: u32) {
+        let Some(stream) = self.streams.current(idx, serial) else { return };
+        stream.lingering = false;
+        if !stream.is_idle() {
+            self.linger_if_idle(now, idx);
+            return;
+        }
+        self.tails.remove(&mut self.streams, idx);
+        if let Some(stream) = self.streams.remove(idx)
+            && self.link.up
+        {
+            self.to_link.push_back(ToLink::Forget { stream: stream.key });
+        }
+    }
+
+    /// A slow connection's socket drained.
+    pub(super) fn gapped(&mut self, conn: ConnRef, idx: StreamIdx, from: Seq, class: ConnClass) {
+        let jitter = self.config.gap_jitter_ms;
+        let pull_after_ms = self.jitter_ms(jitter);
+        let Some(stream) = self.streams.at(idx) else { return };
+        let waiting = stream.pending.as_ref().and_then(|pending| pending.gap_all);
+        if waiting.is_some_and(|gap| gap.new_epoch) {
+            // `from` is a place of the epoch that ended; the shard asks again when it hears of the new one.
+            return;
+        }
+        let gap = gap_frame(&stream.key, &stream.epoch, from, stream.flushed, stream.flushed, pull_after_ms);
+        let frame = self.encoder.single(class, &gap);
+        self.stats.gaps += 1;
+        self.send(conn.shard, ToShard::Gap { conn: conn.conn, stream: idx, from, frame });
+    }
+
+    /// The user became a member of a group by the record at `seq`: its live connections join, from that record on.
+    pub(super) fn membership_began(&mut self, uid: Uid, key: StreamKey, epoch: Epoch, seq: Seq) {
+        for corr in self.opens_of.get(&uid).cloned().unwrap_or_default() {
+            if let Some(open) = self.opens.get_mut(&corr) {
+                remember_late(open, key.clone(), epoch.clone(), seq);
+            }
+        }
+        let has_inbox = self.live_inbox(&uid).is_some();
+        if !has_inbox {
+            return;
+        }
+        if self.opens.len() >= OPENS_MAX {
+            self.stats.overloaded += 1;
+            return;
+        }
+        let live = self.streams.find(&key);
+        let same_epoch = live.filter(|idx| self.streams.at(*idx).is_some_and(|stream| stream.epoch == epoch));
+        let kind = OpenKind::Invite { stream: key };
+        let Some(idx) = same_epoch else {
+            self.begin_open(PendingOpen::new(uid, kind, Stage::Waiting));
+            return;
+        };
+        let start = Seq(seq.0.saturating_sub(1));
+        if self.streams.at(idx).is_some_and(|stream| stream.received < start) {
+            self.missing(idx, start);
+        }
+        let entry = Entry {
+            idx,
+            epoch,
+            head: start,
+            start,
+            recovered: Recovered::Full,
+            page: None,
+            listed: false,
+            floats: false,
+        };
+        self.begin_local(PendingOpen::new(uid, kind, Stage::Ended), entry);
+    }
+
+    fn live_inbox(&self, uid: &Uid) -> Option<StreamIdx> {
+        let idx = self.streams.find(&uid.inbox())?;
+        self.streams.at(idx).filter(|stream| !stream.members.is_empty()).map(|_| idx)
+    }
+
+    /// Makes the user's connections members at F. Until a shard says how many it added, as many count as its members that
+    /// could be meant, so that fan-outs go there and are not taken for small.
+    pub(super) fn invite(&mut self, uid: &Uid, idx: StreamIdx) {
+        let Some(inbox) = self.live_inbox(uid) else { return };
+        let Some((classes, shards)) = self.streams.at(inbox).map(|inbox| {
+            let shards: smallvec::SmallVec<[(ShardId, u32); 8]> = inbox.members.shards().collect();
+            (inbox.classes, shards)
+        }) else {
+            return;
+        };
+        let Some(stream) = self.streams.at_mut(idx) else { return };
+        stream.classes.merge(classes);
+        let flushed = stream.flushed;
+        let joined = v1::Joined { stream: stream.key.to_string(), epoch: stream.epoch.to_string(), head: flushed.0 };
+        let frames = self.encoder.shared(classes, &notice(Body::Joined(joined)));
+        for (shard, candidates) in shards {
+            stream.members.add(shard, candidates);
+            stream.pending().invites.push_back((shard, candidates));
+            self.stats.memberships += u64::from(candidates);
+            let frames = frames.clone();
+            self.to_shard.push_back((shard, ToShard::Invite { inbox, stream: idx, flushed, frames }));
+        }
+    }
+
+    pub(super) fn invited(&mut self, now: Now, shard: ShardId, idx: StreamIdx, added: u32) {
+        let Some(stream) = self.streams.at_mut(idx) else { return };
+        let invites = &mut stream.pending().invites;
+        let Some(at) = invites.iter().position(|(invited, _)| *invited == shard) else { return };
+        let counted = invites.remove(at).map_or(0, |(_, candidates)| candidates);
+        stream.members.add(shard, added);
+        stream.members.remove(shard, counted);
+        stream.drop_empty_pending();
+        self.stats.memberships = (self.stats.memberships + u64::from(added)).saturating_sub(counted.into());
+        self.linger_if_idle(now, idx);
+    }
+
+    /// The user ceased to be a member by the record at `seq`. What arrived before it still leaves for everybody; nothing
+    /// that follows reaches the user, whatever runs.
+    pub(super) fn membership_ended(&mut self, now: Now, uid: Uid, key: StreamKey, seq: Seq, reason: &str) {
+        let live = self.streams.find(&key);
+        for corr in self.opens_of.get(&uid).cloned().unwrap_or_default() {
+            let Some(open) = self.opens.get_mut(&corr) else { continue };
+            open.late.retain(|(stream, ..)| *stream != key);
+            let (dropped, kept) = std::mem::take(&mut open.entries).into_iter().partition(|e| Some(e.idx) == live);
+            open.entries = kept;
+            self.retries.push_back(corr);
+            self.release(now, dropped);
+        }
+        let Some(idx) = live else { return };
+        if self.streams.find(&uid.inbox()).is_some() {
+            self.flush(now, idx);
+        }
+        let Some(stream) = self.streams.at(idx) else { return };
+        let left = v1::Left { stream: key.to_string(), seq: seq.0, reason: reason.to_owned() };
+        let frames = self.encoder.shared(stream.classes, &notice(Body::Left(left)));
+        self.command_members(idx, || ToShard::Expel { uid: uid.clone(), stream: idx, frames: frames.clone() });
+    }
+}
