@@ -54,6 +54,19 @@ pub(super) struct Gap {
     pub from: Seq,
     /// The hub was asked for the `gap` frame, or has sent one itself.
     pub told: bool,
+    /// A pull covered everything up to here, but a fan-out of the stream was under way: the gap ends with the first frame
+    /// beyond it. 0: not pulled.
+    pub covered: Seq,
+}
+
+impl Gap {
+    pub(super) fn new(stream: StreamIdx, from: Seq, told: bool) -> Self {
+        Gap { stream, from, told, covered: Seq::ZERO }
+    }
+
+    pub(super) fn is_covered(&self) -> bool {
+        self.covered != Seq::ZERO
+    }
 }
 
 #[derive(Debug, Default)]
@@ -108,6 +121,21 @@ impl Backlog {
 
     pub(super) fn gap_mut(&mut self, stream: StreamIdx) -> Option<&mut Gap> {
         self.gaps.iter_mut().find(|gap| gap.stream == stream)
+    }
+
+    /// Returns whether the stream was live until now. If it was off, but its older frames were still here, the gap begins
+    /// earlier from now on.
+    pub(super) fn begin_gap(&mut self, stream: StreamIdx, from: Seq) -> bool {
+        match self.gap_mut(stream) {
+            None => {
+                self.gaps.push(Gap::new(stream, from, false));
+                true
+            }
+            Some(gap) => {
+                *gap = Gap::new(stream, gap.from.min(from), false);
+                false
+            }
+        }
     }
 
     /// Whether the stream was off.
@@ -179,7 +207,7 @@ impl Backlog {
         while self.cost > limit {
             let Some(stream) = self.heaviest_stream() else { return };
             if let Some(from) = self.remove_stream(stream, lost) {
-                self.gaps.push(Gap { stream, from, told: false });
+                self.begin_gap(stream, from);
             }
         }
     }

@@ -108,7 +108,10 @@ impl Engine {
             ToShard::Gap { conn, stream, from, frame } => {
                 let slot = self.find_open(conn).filter(|&slot| {
                     let backlog = &self.slab.hot(slot).backlog;
-                    backlog.as_ref().and_then(|backlog| backlog.gap(stream)).is_some_and(|gap| gap.from == from)
+                    backlog
+                        .as_ref()
+                        .and_then(|backlog| backlog.gap(stream))
+                        .is_some_and(|gap| gap.from == from && !gap.is_covered())
                 });
                 if let Some(slot) = slot {
                     self.send_direct(driver, slot, frame);
@@ -158,7 +161,7 @@ impl Engine {
             }
         }
         if gapped {
-            self.open_gap(slot, Gap { stream, from: flushed.next(), told: true });
+            self.open_gap(slot, Gap::new(stream, flushed.next(), true));
         }
     }
 

@@ -69,6 +69,8 @@ pub(super) struct Todo {
     /// Emptied list, kept for its capacity.
     pub ready_spare: Vec<Slot>,
     pub watch: Vec<Slot>,
+    /// Connections with gaps to tell if nothing waits.
+    pub tell: Vec<Slot>,
     pub close: Vec<(Slot, CloseHow)>,
     /// Connections with `ack_mode=sent` that got something.
     pub acks: Vec<Slot>,

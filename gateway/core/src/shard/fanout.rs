@@ -193,23 +193,25 @@ impl Engine {
 
     fn gap_member(&mut self, slot: Slot, stream: StreamIdx, from: Seq, new_epoch: bool) {
         let stats = self.stats.clone();
+        let flushed = self.streams.flushed(stream).unwrap_or_default();
         let backlog = self.backlog_mut(slot);
-        if backlog.gap(stream).is_none() {
-            return self.open_gap(slot, Gap { stream, from, told: false });
-        }
-        if !new_epoch {
+        let Some(gap) = backlog.gap(stream) else {
+            return self.open_gap(slot, Gap::new(stream, from, false));
+        };
+        let pulled_before = gap.is_covered() && gap.covered < flushed;
+        if !new_epoch && !pulled_before {
             return;
         }
-        backlog.remove_stream(stream, &mut |lost| {
-            stats.queue_bytes.sub(lost.cost() as u64);
-            stats.dropped.slow.add(lost.kind);
-        });
+        if new_epoch {
+            backlog.remove_stream(stream, &mut |lost| {
+                stats.queue_bytes.sub(lost.cost() as u64);
+                stats.dropped.slow.add(lost.kind);
+            });
+        }
         if let Some(gap) = backlog.gap_mut(stream) {
-            (gap.from, gap.told) = (from, false);
+            *gap = Gap::new(stream, from, false);
         }
-        if !self.slab.hot(slot).send.waits() {
-            self.tell_gaps(slot);
-        }
+        self.tell_soon(slot);
     }
 
     fn end_run(&mut self, run: Run) {

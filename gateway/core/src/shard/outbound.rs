@@ -33,7 +33,7 @@ impl Engine {
     pub(super) fn send_live<D: Driver>(&mut self, driver: &mut D, slot: Slot, shared: u32) {
         let kind = self.flight.frames[shared as usize].kind;
         let (Kind::Ephemeral { stream, .. } | Kind::Durable { stream, .. }) = kind else { return };
-        if self.slab.hot(slot).backlog.as_ref().is_some_and(|backlog| backlog.gap(stream).is_some()) {
+        if self.is_off(slot, stream, kind) {
             self.stats.dropped.gapped.add(kind);
         } else if self.may_send(slot) {
             self.send_shared(driver, slot, shared);
@@ -42,6 +42,21 @@ impl Engine {
             let queued = Queued { frame: shared.frame.clone(), kind: shared.kind };
             self.enqueue(slot, queued);
         }
+    }
+
+    /// Whether the connection gets nothing of the stream now. A gap that was pulled under a fan-out ends here.
+    fn is_off(&mut self, slot: Slot, stream: StreamIdx, kind: Kind) -> bool {
+        let backlog = self.slab.hot(slot).backlog.as_ref();
+        let Some(gap) = backlog.and_then(|backlog| backlog.gap(stream)) else { return false };
+        let covered = match kind {
+            Kind::Durable { range, .. } => range.upto <= gap.covered,
+            Kind::Ephemeral { .. } | Kind::Direct => false,
+        };
+        if !gap.is_covered() || covered {
+            return true;
+        }
+        self.close_gap(slot, stream);
+        false
     }
 
     fn may_send(&self, slot: Slot) -> bool {
@@ -98,7 +113,7 @@ impl Engine {
 
     /// The slow consumer's policy.
     fn keep_bound(&mut self, slot: Slot) {
-        let hot = self.slab.hot_mut(slot);
+        let (hot, cold) = self.slab.both_mut(slot);
         let (Phase::Open, Some(backlog)) = (hot.phase, &mut hot.backlog) else { return };
         let echo = hot.flags & flag::ECHO != 0;
         let limit = if echo { ECHO_QUEUE_BYTES_MAX } else { self.config.queue_bytes_max };
@@ -113,6 +128,8 @@ impl Engine {
         });
         let hard = if echo { limit } else { self.config.hard_queue_bytes() };
         let beyond = backlog.cost() > hard;
+        // Frames from before a stream was left go without a trace.
+        backlog.gaps.retain(|gap| cold.membership(gap.stream).is_ok());
         let gapped = backlog.gaps.len() - gaps;
         if gapped > 0 {
             stats.gaps.add(gapped as u64);
@@ -174,6 +191,11 @@ impl Engine {
             self.note_sent(self.todo.acks[at]);
         }
         self.todo.acks.clear();
+        while let Some(slot) = self.todo.tell.pop() {
+            if !self.slab.hot(slot).send.waits() {
+                self.tell_gaps(slot);
+            }
+        }
         for slot in self.todo.watch.drain(..) {
             let hot = self.slab.hot(slot);
             if !matches!(hot.phase, Phase::Closing | Phase::Free) {
@@ -270,8 +292,13 @@ impl Engine {
         self.backlog_mut(slot).gaps.push(gap);
         self.stats.gaps.add(1);
         self.change(slot, SendCause::Gapped);
+        self.tell_soon(slot);
+    }
+
+    /// Nothing waits, as far as is known: the next flush tells whether a send of this flight was short.
+    pub(super) fn tell_soon(&mut self, slot: Slot) {
         if !self.slab.hot(slot).send.waits() {
-            self.tell_gaps(slot);
+            self.todo.tell.push(slot);
         }
     }
 
@@ -286,17 +313,23 @@ impl Engine {
 
     /// A pull brought the connection to `upto`: a gap ends there if nothing more was flushed meanwhile.
     pub(super) fn reached(&mut self, slot: Slot, stream: StreamIdx, upto: Seq) {
-        if self.streams.flushed(stream).is_some_and(|flushed| upto >= flushed) {
-            self.close_gap(slot, stream);
+        if self.streams.flushed(stream).is_none_or(|flushed| upto < flushed) {
+            return;
+        }
+        if !self.streams.is_running(stream) {
+            return self.close_gap(slot, stream);
+        }
+        if let Some(gap) = self.slab.hot_mut(slot).backlog.as_mut().and_then(|backlog| backlog.gap_mut(stream)) {
+            gap.covered = upto;
         }
     }
 
     /// Asks the hub for the `gap` frames that are due, now that nothing waits.
-    pub(super) fn tell_gaps(&mut self, slot: Slot) {
+    fn tell_gaps(&mut self, slot: Slot) {
         let conn = self.conn_ref(slot);
         let hot = self.slab.hot_mut(slot);
         let (Phase::Open, Some(backlog)) = (hot.phase, &mut hot.backlog) else { return };
-        for gap in backlog.gaps.iter_mut().filter(|gap| !gap.told) {
+        for gap in backlog.gaps.iter_mut().filter(|gap| !gap.told && !gap.is_covered()) {
             gap.told = true;
             self.todo.to_hub.push(ToHub::Gapped { conn, stream: gap.stream, from: gap.from, class: hot.class });
         }

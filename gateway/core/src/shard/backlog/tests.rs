@@ -48,10 +48,10 @@ fn then_the_heaviest_stream_goes_whole_but_for_the_head() {
     let mut lost = 0;
     backlog.shed(backlog.cost() - 1, &mut |_| lost += 1);
     // Stream 2 weighs most; its first frame is not at the head.
-    assert_eq!(backlog.gaps[..], [Gap { stream: StreamIdx(2), from: Seq(8), told: false }]);
+    assert_eq!(backlog.gaps[..], [Gap::new(StreamIdx(2), Seq(8), false)]);
     assert_eq!((lost, backlog.queue.len()), (2, 4));
     backlog.shed(0, &mut |_| lost += 1);
-    assert_eq!(backlog.gaps[1], Gap { stream: StreamIdx(1), from: Seq(6), told: false });
+    assert_eq!(backlog.gaps[1], Gap::new(StreamIdx(1), Seq(6), false));
     assert_eq!(kinds(&backlog), [durable(1, 4, 0).kind, Kind::Direct]);
 }
 
