@@ -1,0 +1,219 @@
+//! Finds every problem of a `[gateway]` section at once, before anything is bound.
+//!
+//! Each key is tried alone, so that one bad value does not hide the next; then the rules between values are checked on
+//! what could be read.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use serde::Deserialize as _;
+use tidegate_auth::dev::{is_name, may_listen_on};
+use tidegate_auth::token::{KEYS_MAX, LEEWAY_S_MAX};
+
+use super::{Config, KeyConfig, ORIGINS_MAX};
+
+/// Something wrong in a configuration, for people to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted path of the key, `gateway.client_addr`.
+    pub path: String,
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// The sections and their keys. A test keeps this in step with [`Config`].
+const SECTIONS: [(&str, &[&str]); 6] = [
+    (
+        "",
+        &[
+            "name",
+            "client_addr",
+            "admin_addr",
+            "echo_addr",
+            "window_ms",
+            "drain_ms",
+            "origins",
+            "link",
+            "engine",
+            "handshake",
+            "auth",
+            "limits",
+        ],
+    ),
+    ("link", &["addr", "token_file", "credit_bytes"]),
+    ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin"]),
+    ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max"]),
+    ("auth", &["keys", "audiences", "issuers", "leeway_s", "dev", "dev_page_ports"]),
+    ("limits", &["connections_max", "queue_bytes_max", "message_bytes_max", "ping_interval_ms"]),
+];
+
+/// A hint is given for a key that is at most so many edits away.
+const HINT_EDITS_MAX: usize = 3;
+
+/// Every problem of the `[gateway]` table, in the order of the file's keys. Reads the key and token files it names.
+pub fn check(section: &toml::Table) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut good = toml::Table::new();
+    for (key, value) in section {
+        let inner = SECTIONS.iter().find(|(name, _)| name == key);
+        match (inner, value) {
+            (Some((name, known)), toml::Value::Table(table)) => {
+                let mut kept = toml::Table::new();
+                for (key, value) in table {
+                    let alone = |value| toml::Table::from_iter([((*name).to_owned(), single(key, value))]);
+                    check_key(&format!("gateway.{name}.{key}"), key, known, value, alone, &mut kept, &mut problems);
+                }
+                good.insert(key.clone(), kept.into());
+            }
+            _ => {
+                let alone = |value| toml::Table::from_iter([(key.clone(), value)]);
+                let path = format!("gateway.{key}");
+                check_key(&path, key, SECTIONS[0].1, value, alone, &mut good, &mut problems);
+            }
+        }
+    }
+    match Config::deserialize(toml::Value::Table(good)) {
+        Ok(config) => problems.extend(rules(&config)),
+        Err(error) => problems.push(problem("gateway", first_line(&error))),
+    }
+    problems
+}
+
+/// The rules between values, for a configuration that parsed.
+pub(super) fn rules(config: &Config) -> Vec<Problem> {
+    let mut found = Vec::new();
+    let mut rule = |holds: bool, path: &str, message: &str| {
+        if !holds {
+            found.push(problem(path, message.to_owned()));
+        }
+    };
+    rule(is_name(&config.name), "gateway.name", "use 1 to 64 letters, digits and _ . @ -");
+    rule(config.window_ms <= 1000, "gateway.window_ms", "the batch window is 0 to 1000");
+    rule(config.drain_ms <= 600_000, "gateway.drain_ms", "a drain takes at most 600000");
+    rule(config.origins.len() <= ORIGINS_MAX, "gateway.origins", "at most 256 origins");
+    for origin in &config.origins {
+        rule(is_origin(origin), "gateway.origins", &format!("{origin:?} is not \"*\" or scheme://host[:port]"));
+    }
+    let loopback = |addr: Option<SocketAddr>| addr.is_none_or(|addr| may_listen_on(addr.ip()));
+    rule(loopback(config.echo_addr), "gateway.echo_addr", "the echo listener has no auth: give it a loopback address");
+    rule(
+        !config.auth.dev || loopback(Some(config.client_addr)),
+        "gateway.auth.dev",
+        "development auth needs a loopback client_addr",
+    );
+    let addrs = [Some(config.client_addr), Some(config.admin_addr), config.echo_addr];
+    let fixed: Vec<SocketAddr> = addrs.into_iter().flatten().filter(|addr| addr.port() != 0).collect();
+    let distinct: BTreeSet<&SocketAddr> = fixed.iter().collect();
+    rule(distinct.len() == fixed.len(), "gateway.client_addr", "two listeners have the same address");
+    rule(is_http_url(&config.link.addr), "gateway.link.addr", "use http://host:port");
+    rule((64 << 10..=1 << 30).contains(&config.link.credit_bytes), "gateway.link.credit_bytes", "64 KiB to 1 GiB");
+    rule(config.engine.shards <= 1024, "gateway.engine.shards", "at most 1024 shards");
+    rule((1..=256).contains(&config.engine.rings_per_shard), "gateway.engine.rings_per_shard", "1 to 256");
+    rule(config.engine.slots <= 1 << 20, "gateway.engine.slots", "at most 1048576 per ring");
+    rule((1..=64).contains(&config.engine.front_door_threads), "gateway.engine.front_door_threads", "1 to 64");
+    rule((100..=60_000).contains(&config.handshake.deadline_ms), "gateway.handshake.deadline_ms", "100 to 60000");
+    rule((100..=60_000).contains(&config.handshake.first_frame_ms), "gateway.handshake.first_frame_ms", "100 to 60000");
+    rule(config.auth.leeway_s <= LEEWAY_S_MAX, "gateway.auth.leeway_s", "at most 60");
+    rule(config.auth.keys.len() <= KEYS_MAX, "gateway.auth.keys", "at most 32 keys");
+    let limits = &config.limits;
+    rule((16 << 10..=64 << 20).contains(&limits.queue_bytes_max), "gateway.limits.queue_bytes_max", "16 KiB to 64 MiB");
+    rule((1 << 10..=16 << 20).contains(&limits.message_bytes_max), "gateway.limits.message_bytes_max", "1 KiB to 16 MiB");
+    rule((100..=3_600_000).contains(&limits.ping_interval_ms), "gateway.limits.ping_interval_ms", "100 to 3600000");
+    found.extend(config.auth.keys.iter().filter_map(key_problem));
+    if let Some(file) = &config.link.token_file {
+        found.extend(readable(file).map(|why| problem("gateway.link.token_file", why)));
+    }
+    found
+}
+
+fn key_problem(key: &KeyConfig) -> Option<Problem> {
+    let path = "gateway.auth.keys";
+    if let Some(why) = readable(&key.file) {
+        return Some(problem(path, why));
+    }
+    let material = fs::read(&key.file).ok()?;
+    let error = tidegate_auth::Key::new(key.algorithm, key.id.clone(), &material).err()?;
+    Some(problem(path, format!("{}: {error}", key.file.display())))
+}
+
+fn readable(file: &Path) -> Option<String> {
+    let error = fs::File::open(file).err()?;
+    Some(format!("cannot read {}: {error}", file.display()))
+}
+
+fn is_origin(text: &str) -> bool {
+    let authority = text.split_once("://").map(|(_, rest)| rest);
+    text == "*" || authority.is_some_and(|rest| !rest.is_empty() && !rest.contains('/') && !rest.contains(' '))
+}
+
+fn is_http_url(text: &str) -> bool {
+    text.parse::<axum::http::Uri>().is_ok_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some())
+}
+
+/// Tries one key by itself; keeps it in `kept` if it is good.
+fn check_key(
+    path: &str,
+    key: &str,
+    known: &[&str],
+    value: &toml::Value,
+    alone: impl Fn(toml::Value) -> toml::Table,
+    kept: &mut toml::Table,
+    problems: &mut Vec<Problem>,
+) {
+    if !known.contains(&key) {
+        let hint = nearest(key, known).map(|near| format!("; did you mean {near}?"));
+        problems.push(problem(path, format!("unknown key{}", hint.unwrap_or_default())));
+        return;
+    }
+    match Config::deserialize(toml::Value::Table(alone(value.clone()))) {
+        Ok(_) => {
+            kept.insert(key.to_owned(), value.clone());
+        }
+        Err(error) => problems.push(problem(path, first_line(&error))),
+    }
+}
+
+fn single(key: &str, value: toml::Value) -> toml::Value {
+    toml::Value::Table(toml::Table::from_iter([(key.to_owned(), value)]))
+}
+
+fn problem(path: &str, message: String) -> Problem {
+    Problem { path: path.to_owned(), message }
+}
+
+fn first_line(error: &toml::de::Error) -> String {
+    error.message().lines().next().unwrap_or_default().to_owned()
+}
+
+fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let scored = known.iter().map(|candidate| (edits(key, candidate), *candidate));
+    scored.min().filter(|(distance, _)| *distance <= HINT_EDITS_MAX).map(|(_, candidate)| candidate)
+}
+
+/// Levenshtein distance of two short keys.
+fn edits(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in other.iter().enumerate() {
+            let substituted = diagonal + usize::from(a != *b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -1,0 +1,94 @@
+use std::path::PathBuf;
+
+use super::*;
+use crate::config::{DEFAULT_CONFIG, KeyConfig};
+
+fn parse(text: &str) -> toml::Table {
+    text.parse().expect("TOML")
+}
+
+fn found(text: &str) -> Vec<String> {
+    check(&parse(text)).iter().map(Problem::to_string).collect()
+}
+
+#[test]
+fn the_annotated_default_is_the_default() {
+    let file = parse(DEFAULT_CONFIG);
+    let section = file["gateway"].as_table().expect("section");
+    assert_eq!(check(section), []);
+    let config = Config::deserialize(toml::Value::Table(section.clone())).expect("parses");
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn the_list_of_keys_is_complete() {
+    let key = KeyConfig { algorithm: tidegate_auth::Algorithm::HS256, id: None, file: "k".into() };
+    let mut full = Config { echo_addr: Some("127.0.0.1:1".parse().expect("address")), ..Config::default() };
+    full.link.token_file = Some(PathBuf::from("t"));
+    full.auth.keys.push(key);
+    let table = toml::Table::try_from(&full).expect("serialises");
+    let keys = |table: &toml::Table| table.keys().cloned().collect::<BTreeSet<String>>();
+    let known = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<String>>();
+    for (name, section) in SECTIONS {
+        let written = if name.is_empty() { &table } else { table[name].as_table().expect("section") };
+        assert_eq!(keys(written), known(section), "{name}");
+    }
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_a_hint() {
+    let text = r#"
+        clientaddr = "127.0.0.1:1"
+        admin_addr = "nowhere"
+        window_ms = 5000
+        zebra = 1
+        [auth]
+        leeway_s = 61
+        audience = ["x"]
+        [limits]
+        queue_bytes_max = "many"
+    "#;
+    let found = found(text).join("\n");
+    for expected in [
+        "gateway.clientaddr: unknown key; did you mean client_addr?",
+        "gateway.admin_addr: invalid socket address",
+        "gateway.window_ms: the batch window is 0 to 1000",
+        "gateway.zebra: unknown key",
+        "gateway.auth.leeway_s: at most 60",
+        "gateway.auth.audience: unknown key; did you mean audiences?",
+        "gateway.limits.queue_bytes_max: invalid type",
+    ] {
+        assert!(found.contains(expected), "{expected} is not in\n{found}");
+    }
+    assert_eq!(found.lines().count(), 7, "{found}");
+}
+
+#[test]
+fn development_doors_stay_on_loopback() {
+    let open = found("client_addr = \"0.0.0.0:8080\"\necho_addr = \"192.0.2.1:9001\"\n[auth]\ndev = true");
+    assert_eq!(open.len(), 2, "{open:?}");
+    assert!(open[0].starts_with("gateway.echo_addr"), "{open:?}");
+    assert!(open[1].starts_with("gateway.auth.dev"), "{open:?}");
+    assert_eq!(found("echo_addr = \"[::1]:9001\"\n[auth]\ndev = true"), [""; 0]);
+}
+
+#[test]
+fn key_files_are_read_before_anything_is_bound() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let short = dir.path().join("short");
+    fs::write(&short, b"too short").expect("written");
+    let text = format!(
+        "[[auth.keys]]\nalgorithm = \"HS256\"\nfile = {short:?}\n[[auth.keys]]\nalgorithm = \"EdDSA\"\nfile = \"/nonexistent/key\""
+    );
+    let found = found(&text);
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(found[0].contains("at least 32 bytes"), "{found:?}");
+    assert!(found[1].contains("cannot read /nonexistent/key"), "{found:?}");
+}
+
+#[test]
+fn hints_are_only_for_near_keys() {
+    assert_eq!(edits("kitten", "sitting"), 3);
+    assert_eq!(nearest("drain", &["drain_ms", "name"]), Some("drain_ms"));
+    assert_eq!(nearest("completely_else", &["drain_ms", "name"]), None);
+}

@@ -1,0 +1,195 @@
+//! The `[gateway]` section of the configuration file: parse → resolve → freeze.
+//!
+//! [`Config`] is what was written, [`check`] reports every problem of a file at once, and [`Settings`] is what the process
+//! runs on: files read, keys parsed, sizes derived from the machine, units converted. Nothing reads [`Config`] after boot.
+
+mod check;
+mod settings;
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use tidegate_auth::Algorithm;
+
+pub use check::{Problem, check};
+pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, Settings};
+
+/// The annotated default of this section, as `tidegate default-config` prints it.
+pub const DEFAULT_CONFIG: &str = include_str!("default.toml");
+
+/// Most origins of the allow-list.
+pub const ORIGINS_MAX: usize = 256;
+
+/// The `[gateway]` section as written.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// This node's name, `[A-Za-z0-9_.@-]{1,64}`, unique in a cluster.
+    pub name: String,
+    /// Where clients connect.
+    pub client_addr: SocketAddr,
+    /// Health, readiness, metrics.
+    pub admin_addr: SocketAddr,
+    /// Echo listener for conformance suites; loopback only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echo_addr: Option<SocketAddr>,
+    /// Batch window of a stream, 0–1000.
+    pub window_ms: u32,
+    /// Over how long a drain spreads its goodbyes.
+    pub drain_ms: u32,
+    /// `Origin` values that may open a connection; `*` is any.
+    pub origins: Vec<String>,
+    pub link: LinkConfig,
+    pub engine: EngineConfig,
+    pub handshake: HandshakeConfig,
+    pub auth: AuthConfig,
+    pub limits: LimitsConfig,
+}
+
+/// `[gateway.link]`: the way to control.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LinkConfig {
+    /// `http://host:port` of control's gRPC listener. Not used by a gateway that runs in control's process.
+    pub addr: String,
+    /// File with the service token that is shown to control.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
+    /// Bytes of deliveries that control may have under way.
+    pub credit_bytes: u64,
+}
+
+/// `[gateway.engine]`: threads and rings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EngineConfig {
+    /// 0: one per core, less one for the hub.
+    pub shards: u16,
+    pub rings_per_shard: u16,
+    /// Connections per ring; 0: what the descriptor limit allows, at most 16,384.
+    pub slots: u32,
+    pub front_door_threads: u16,
+    /// Pin shard threads to cores if there are more cores than shards.
+    pub pin: bool,
+}
+
+/// `[gateway.handshake]`: the messy first seconds of a connection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HandshakeConfig {
+    /// From accept to the last byte of the request's head.
+    pub deadline_ms: u32,
+    /// From the upgrade to a complete `connect` frame, where one is needed.
+    pub first_frame_ms: u32,
+    /// Connections that may be in their handshake at once; 0: half the descriptor limit.
+    pub half_open_max: u32,
+}
+
+/// `[gateway.auth]`: who may connect.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    pub keys: Vec<KeyConfig>,
+    /// If not empty, a token's `aud` must name one of them.
+    pub audiences: Vec<String>,
+    /// If not empty, a token's `iss` must be one of them.
+    pub issuers: Vec<String>,
+    /// Clock difference that is forgiven, at most 60.
+    pub leeway_s: u64,
+    /// Accept `?uid=` without a token from this very machine. Refused unless `client_addr` is a loopback address.
+    pub dev: bool,
+    /// With `dev`: further ports of this machine whose pages may connect (control's HTTP port).
+    pub dev_page_ports: Vec<u16>,
+}
+
+/// One `[[gateway.auth.keys]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyConfig {
+    pub algorithm: Algorithm,
+    /// If given, tokens that carry a `kid` use this key only if it is the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The secret's bytes (HS256, taken as they are) or a PEM public key.
+    pub file: PathBuf,
+}
+
+/// `[gateway.limits]`: bounds per connection and node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Established connections of this node; 0: as many as there are slots.
+    pub connections_max: u32,
+    /// Queued bytes of one connection before its streams go to `gap`.
+    pub queue_bytes_max: u32,
+    /// Largest message from a client.
+    pub message_bytes_max: u32,
+    /// Silence after which a connection is pinged, unless the client asked for another.
+    pub ping_interval_ms: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            name: "gateway-1".into(),
+            client_addr: loopback(8080),
+            admin_addr: loopback(8081),
+            echo_addr: None,
+            window_ms: 50,
+            drain_ms: 30_000,
+            origins: Vec::new(),
+            link: LinkConfig::default(),
+            engine: EngineConfig::default(),
+            handshake: HandshakeConfig::default(),
+            auth: AuthConfig::default(),
+            limits: LimitsConfig::default(),
+        }
+    }
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        LinkConfig { addr: "http://127.0.0.1:9090".into(), token_file: None, credit_bytes: 8 << 20 }
+    }
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        EngineConfig { shards: 0, rings_per_shard: 1, slots: 0, front_door_threads: 1, pin: true }
+    }
+}
+
+impl Default for HandshakeConfig {
+    fn default() -> Self {
+        HandshakeConfig { deadline_ms: 10_000, first_frame_ms: 5_000, half_open_max: 0 }
+    }
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        LimitsConfig {
+            connections_max: 0,
+            queue_bytes_max: 256 * 1024,
+            message_bytes_max: 64 * 1024,
+            ping_interval_ms: 60_000,
+        }
+    }
+}
+
+impl Config {
+    /// What `tidegate dev` starts from: development auth, pages of control's HTTP port welcome, a quick drain. The
+    /// caller adds the key of the data folder to `auth.keys`.
+    pub fn dev() -> Config {
+        Config {
+            name: "dev".into(),
+            drain_ms: 3_000,
+            auth: AuthConfig { dev: true, dev_page_ports: vec![8090], ..AuthConfig::default() },
+            ..Config::default()
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
+}

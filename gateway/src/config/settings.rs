@@ -1,0 +1,211 @@
+//! What the process runs on: a checked configuration with files read and sizes derived from the machine.
+
+use std::fmt;
+use std::fs;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use tidegate_auth::{Key, Verifier, VerifierConfig};
+use tonic::metadata::{Ascii, MetadataValue};
+
+use super::check::rules;
+use super::{Config, Problem};
+
+/// Slots of a ring where none are configured and the descriptor limit allows more.
+const SLOTS_DEFAULT_MAX: u32 = 16_384;
+/// Descriptors that a process needs apart from its connections' slots.
+const DESCRIPTORS_ASIDE: u32 = 64;
+/// The usual soft limit, taken if the real one cannot be read.
+const NOFILE_FALLBACK: u32 = 1024;
+
+/// Everything frozen.
+#[derive(Debug)]
+pub struct Settings {
+    pub name: String,
+    pub client_addr: SocketAddr,
+    pub admin_addr: SocketAddr,
+    pub echo_addr: Option<SocketAddr>,
+    pub window_ms: u32,
+    pub drain_ms: u32,
+    pub origins: Vec<String>,
+    pub link: LinkSettings,
+    pub engine: EngineSettings,
+    pub handshake: HandshakeSettings,
+    pub verifier: Verifier,
+    pub limits: super::LimitsConfig,
+}
+
+/// The way to control.
+pub struct LinkSettings {
+    pub addr: String,
+    /// `authorization` metadata; marked sensitive, so that it is in no log.
+    pub authorization: Option<MetadataValue<Ascii>>,
+    pub credit_bytes: u64,
+}
+
+/// Threads and rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    pub shards: u16,
+    pub rings_per_shard: u16,
+    pub slots: u32,
+    pub front_door_threads: u16,
+    pub pin: bool,
+}
+
+/// The first seconds of a connection.
+#[derive(Clone, Debug)]
+pub struct HandshakeSettings {
+    pub deadline: Duration,
+    pub first_frame: Duration,
+    pub half_open_max: usize,
+    /// `?uid=` is accepted from this machine.
+    pub dev: bool,
+    pub dev_page_ports: Vec<u16>,
+}
+
+impl Settings {
+    /// Checks, reads files and derives sizes. Every problem at once.
+    pub fn resolve(config: Config) -> Result<Settings, Vec<Problem>> {
+        let problems = rules(&config);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let verifier = verifier(&config).map_err(|problem| vec![problem])?;
+        let authorization = authorization(&config).map_err(|problem| vec![problem])?;
+        let nofile = descriptor_limit();
+        let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u16);
+        let engine = engine(&config, cores, nofile);
+        let half_open = match config.handshake.half_open_max {
+            0 => (nofile / 2).max(1),
+            configured => configured,
+        };
+        let slots = u64::from(engine.shards) * u64::from(engine.rings_per_shard) * u64::from(engine.slots);
+        let mut limits = config.limits;
+        if limits.connections_max == 0 {
+            limits.connections_max = u32::try_from(slots).unwrap_or(u32::MAX);
+        }
+        Ok(Settings {
+            name: config.name,
+            client_addr: config.client_addr,
+            admin_addr: config.admin_addr,
+            echo_addr: config.echo_addr,
+            window_ms: config.window_ms,
+            drain_ms: config.drain_ms,
+            origins: config.origins,
+            link: LinkSettings { addr: config.link.addr, authorization, credit_bytes: config.link.credit_bytes },
+            engine,
+            handshake: HandshakeSettings {
+                deadline: Duration::from_millis(config.handshake.deadline_ms.into()),
+                first_frame: Duration::from_millis(config.handshake.first_frame_ms.into()),
+                half_open_max: half_open as usize,
+                dev: config.auth.dev,
+                dev_page_ports: config.auth.dev_page_ports,
+            },
+            verifier,
+            limits,
+        })
+    }
+}
+
+impl fmt::Debug for LinkSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let authorization = self.authorization.as_ref().map(|_| "…");
+        f.debug_struct("LinkSettings").field("addr", &self.addr).field("authorization", &authorization).finish()
+    }
+}
+
+fn engine(config: &Config, cores: u16, nofile: u32) -> EngineSettings {
+    let asked = &config.engine;
+    let shards = if asked.shards == 0 { cores.saturating_sub(1).max(1) } else { asked.shards };
+    let room = nofile.saturating_sub(DESCRIPTORS_ASIDE).max(1);
+    let slots = if asked.slots == 0 { room.min(SLOTS_DEFAULT_MAX) } else { asked.slots.min(room) };
+    EngineSettings {
+        shards,
+        rings_per_shard: asked.rings_per_shard,
+        slots,
+        front_door_threads: asked.front_door_threads,
+        pin: asked.pin && shards < cores,
+    }
+}
+
+fn verifier(config: &Config) -> Result<Verifier, Problem> {
+    let problem = |message: String| Problem { path: "gateway.auth.keys".into(), message };
+    let mut keys = Vec::new();
+    for key in &config.auth.keys {
+        let name = key.file.display();
+        let material = fs::read(&key.file).map_err(|error| problem(format!("cannot read {name}: {error}")))?;
+        let parsed = Key::new(key.algorithm, key.id.clone(), &material);
+        keys.push(parsed.map_err(|error| problem(format!("{name}: {error}")))?);
+    }
+    let rules = VerifierConfig {
+        audiences: config.auth.audiences.clone(),
+        issuers: config.auth.issuers.clone(),
+        leeway_s: config.auth.leeway_s,
+    };
+    Verifier::new(keys, &rules).map_err(|error| problem(error.to_string()))
+}
+
+fn authorization(config: &Config) -> Result<Option<MetadataValue<Ascii>>, Problem> {
+    let Some(file) = &config.link.token_file else { return Ok(None) };
+    let problem = |message: String| Problem { path: "gateway.link.token_file".into(), message };
+    let text = fs::read_to_string(file)
+        .map_err(|error| problem(format!("cannot read {}: {error}", file.display())))?;
+    let mut value: MetadataValue<Ascii> = format!("Bearer {}", text.trim())
+        .parse()
+        .map_err(|_| problem(format!("{} does not hold a token", file.display())))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+/// The soft limit of open descriptors. Read from `/proc`, because the call for it needs `unsafe`.
+fn descriptor_limit() -> u32 {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let soft = line.and_then(|line| line.split_whitespace().next());
+    match soft {
+        Some("unlimited") => u32::MAX,
+        Some(number) => number.parse().unwrap_or(NOFILE_FALLBACK),
+        None => NOFILE_FALLBACK,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_the_machine() {
+        let config = Config::default();
+        let small = engine(&config, 1, 1024);
+        assert_eq!((small.shards, small.slots, small.pin), (1, 960, false));
+        let large = engine(&config, 8, 1 << 20);
+        assert_eq!((large.shards, large.slots, large.pin), (7, SLOTS_DEFAULT_MAX, true));
+    }
+
+    #[test]
+    fn the_descriptor_limit_is_read() {
+        assert_ne!(descriptor_limit(), 0);
+    }
+
+    #[test]
+    fn a_link_token_is_not_in_debug_output() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("token");
+        fs::write(&file, "very-secret\n").expect("written");
+        let mut config = Config::default();
+        config.link.token_file = Some(file);
+        let settings = Settings::resolve(config).expect("resolves");
+        assert!(settings.link.authorization.is_some());
+        assert!(!format!("{settings:?}").contains("very-secret"));
+    }
+
+    #[test]
+    fn all_problems_of_a_config_stop_the_start() {
+        let mut config = Config { name: "a b".into(), window_ms: 2000, ..Config::default() };
+        config.link.token_file = Some("/nonexistent/token".into());
+        let problems = Settings::resolve(config).expect_err("refused");
+        assert!(problems.len() >= 3, "{problems:?}");
+    }
+}
