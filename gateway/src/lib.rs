@@ -1,1 +1,236 @@
+//! The gateway process: front door, fleet of shards, hub and link to control, admin listener, drain.
+//!
+//! | thread | runs | folder |
+//! |---|---|---|
+//! | `door-N` | monoio: accept, HTTP upgrade, credentials, first frame | [`front_door`] |
+//! | `shard-N` | the core's worker loop on an io_uring driver; owns connections | [`fleet`] |
+//! | `hub` | the core's hub, and the tonic link beside it | [`fleet`], [`link`] |
+//! | `admin` | axum: health, readiness, metrics | [`admin`] |
+//!
+//! Invariants: nothing here knows frames, streams or sessions beyond handing them on; threads share queues and counters
+//! only; everything that can be refused is refused before a connection is promoted.
 
+#![forbid(unsafe_code)]
+
+mod admin;
+pub mod config;
+mod fleet;
+mod front_door;
+mod link;
+mod metrics;
+mod platforms;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tidegate_auth::dev::DevRules;
+use tidegate_gateway_core::hub::HubConfig;
+use tidegate_gateway_core::shard::ShardConfig;
+use tracing::{info, warn};
+
+pub use config::{Config, DEFAULT_CONFIG, Problem, check};
+pub use link::LinkTarget;
+
+use admin::{Admin, AdminState};
+use config::Settings;
+use fleet::{Fleet, FleetError, HubStatus, HubThread, ShardPlan, hub_queue};
+use front_door::metrics::DoorMetrics;
+use front_door::rules::{Door, Rules};
+use front_door::{FrontDoor, Listening, Shared, bind};
+use link::{Identity, Link, LinkState};
+use platforms::PlatformTable;
+
+/// What is left after the drain's time is closed this much later.
+const DRAIN_HARD_END: Duration = Duration::from_secs(5);
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// Heartbeats that clients may ask for.
+const PING_INTERVAL_MS_MIN: u32 = 25_000;
+const PING_INTERVAL_MS_MAX: u32 = 300_000;
+
+/// Where a gateway listens, with the ports that were given out where 0 was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addrs {
+    pub client: SocketAddr,
+    pub admin: SocketAddr,
+    pub echo: Option<SocketAddr>,
+}
+
+/// Why a gateway did not start. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// All of them, to be shown one per line.
+    #[error("the configuration has problems: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Config(Vec<Problem>),
+    #[error("cannot listen on {addr} for {what}")]
+    Bind { what: &'static str, addr: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Fleet(#[from] FleetError),
+    #[error("a thread could not be started")]
+    Thread(#[source] io::Error),
+    #[error("the kernel gives no random bytes")]
+    Random,
+}
+
+/// A running gateway. Dropping it without [`Gateway::drain`] leaves its threads to the end of the process.
+pub struct Gateway {
+    addrs: Addrs,
+    drain_ms: u32,
+    draining: Arc<AtomicBool>,
+    front_door: FrontDoor,
+    fleet: Arc<Fleet>,
+    shard_threads: Vec<JoinHandle<()>>,
+    hub: HubThread,
+    admin: Admin,
+}
+
+/// The listening sockets, bound before any thread runs.
+struct Bound {
+    client: Vec<TcpListener>,
+    echo: Option<TcpListener>,
+    admin: TcpListener,
+    addrs: Addrs,
+}
+
+impl Gateway {
+    /// Starts everything. The link connects in the background: clients are accepted at once and served as soon as it is up.
+    pub fn start(config: Config, target: LinkTarget) -> Result<Gateway, StartError> {
+        raise_descriptor_limit();
+        let settings = Settings::resolve(config).map_err(StartError::Config)?;
+        let bound = Bound::bind(&settings)?;
+        let addrs = bound.addrs;
+        let incarnation = getrandom::u64().map_err(|_| StartError::Random)?;
+        let (inbox, outlet) = hub_queue();
+        let (fleet, shard_threads) = Fleet::start(&shard_plan(&settings)?, &inbox)?;
+        let platforms = Arc::new(PlatformTable::default());
+        let (link_state, hub_status) = (Arc::new(LinkState::default()), Arc::new(HubStatus::default()));
+        let hub_config =
+            HubConfig { gateway: settings.name.as_str().into(), window_ms: settings.window_ms, ..HubConfig::default() };
+        let link = Link {
+            target,
+            settings: settings.link,
+            identity: Identity { gateway: settings.name, incarnation },
+            platforms: Arc::clone(&platforms),
+            state: Arc::clone(&link_state),
+        };
+        let hub = HubThread::start(hub_config, Arc::clone(&fleet), outlet, link, Arc::clone(&hub_status))
+            .map_err(StartError::Thread)?;
+        let metrics = Arc::new(DoorMetrics::default());
+        let draining = Arc::new(AtomicBool::new(false));
+        let state = AdminState {
+            fleet: Arc::clone(&fleet),
+            door: Arc::clone(&metrics),
+            link: link_state,
+            hub: hub_status,
+            draining: Arc::clone(&draining),
+        };
+        let admin = Admin::start(bound.admin, state).map_err(StartError::Thread)?;
+        let rules = Rules {
+            deadline: settings.handshake.deadline,
+            first_frame: settings.handshake.first_frame,
+            verifier: settings.verifier,
+            origins: settings.origins,
+            dev: settings.handshake.dev.then(|| dev_rules(addrs.client, settings.handshake.dev_page_ports)),
+            platforms,
+            ping_interval_ms: settings.limits.ping_interval_ms,
+            message_bytes_max: settings.limits.message_bytes_max as usize,
+        };
+        let half_open_max = settings.handshake.half_open_max;
+        let shared = Shared { rules: Arc::new(rules), fleet: Arc::clone(&fleet), metrics, half_open_max };
+        let front_door = FrontDoor::start(door_threads(bound.client, bound.echo), shared).map_err(StartError::Thread)?;
+        info!(client = %addrs.client, admin = %addrs.admin, shards = fleet.shards().len(), "gateway started");
+        let drain_ms = settings.drain_ms;
+        Ok(Gateway { addrs, drain_ms, draining, front_door, fleet, shard_threads, hub, admin })
+    }
+
+    pub fn addrs(&self) -> &Addrs {
+        &self.addrs
+    }
+
+    /// Lets every client go and ends: no new ones, `bye` 3001 spread over `drain_ms`, a hard end 5 s later. Blocks.
+    pub fn drain(self) {
+        info!(connections = self.fleet.connections(), over_ms = self.drain_ms, "draining");
+        self.draining.store(true, Ordering::Relaxed);
+        self.front_door.stop();
+        self.fleet.drain(self.drain_ms);
+        let hard_end = Instant::now() + Duration::from_millis(self.drain_ms.into()) + DRAIN_HARD_END;
+        while self.fleet.connections() > 0 && Instant::now() < hard_end {
+            thread::sleep(DRAIN_POLL);
+        }
+        let left = self.fleet.connections();
+        if left > 0 {
+            warn!(left, "the drain's time is up: closing the rest");
+        }
+        self.fleet.stop();
+        for thread in self.shard_threads {
+            if thread.join().is_err() {
+                warn!("a shard thread panicked");
+            }
+        }
+        // After the shards: what they said last still goes to control.
+        self.hub.stop();
+        self.admin.stop();
+        info!("drained");
+    }
+}
+
+impl Bound {
+    fn bind(settings: &Settings) -> Result<Bound, StartError> {
+        let failed = |what, addr| move |source| StartError::Bind { what, addr, source };
+        let threads = settings.engine.front_door_threads.into();
+        let client = bind(settings.client_addr, threads).map_err(failed("clients", settings.client_addr))?;
+        let admin = TcpListener::bind(settings.admin_addr).map_err(failed("admin", settings.admin_addr))?;
+        let echo = match settings.echo_addr {
+            Some(addr) => bind(addr, 1).map_err(failed("echo", addr))?.pop(),
+            None => None,
+        };
+        let local = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+        let addrs = Addrs {
+            client: client.first().map_or(settings.client_addr, |listener| local(listener, settings.client_addr)),
+            admin: local(&admin, settings.admin_addr),
+            echo: echo.as_ref().zip(settings.echo_addr).map(|(listener, asked)| local(listener, asked)),
+        };
+        Ok(Bound { client, echo, admin, addrs })
+    }
+}
+
+/// Listeners per front-door thread; the echo listener goes to the first.
+fn door_threads(client: Vec<TcpListener>, echo: Option<TcpListener>) -> Vec<Vec<Listening>> {
+    let mut threads: Vec<Vec<Listening>> =
+        client.into_iter().map(|listener| vec![Listening { listener, door: Door::Client }]).collect();
+    if let (Some(first), Some(listener)) = (threads.first_mut(), echo) {
+        first.push(Listening { listener, door: Door::Echo });
+    }
+    threads
+}
+
+fn shard_plan(settings: &Settings) -> Result<ShardPlan, StartError> {
+    let (sizes, limits) = (settings.engine, &settings.limits);
+    let features = tidegate_gateway_ring::probe().map_err(FleetError::Unsupported)?;
+    let per_shard = sizes.slots as usize * usize::from(sizes.rings_per_shard);
+    let config = ShardConfig {
+        connections_max: per_shard,
+        queue_bytes_max: limits.queue_bytes_max as usize,
+        message_bytes_max: limits.message_bytes_max as usize,
+        ping_interval_ms: limits.ping_interval_ms,
+        ping_interval_min_ms: PING_INTERVAL_MS_MIN.min(limits.ping_interval_ms),
+        ping_interval_max_ms: PING_INTERVAL_MS_MAX.max(limits.ping_interval_ms),
+        ..ShardConfig::default()
+    };
+    Ok(ShardPlan { sizes, connections_max: limits.connections_max, config, features })
+}
+
+fn dev_rules(listener: SocketAddr, page_ports: Vec<u16>) -> DevRules {
+    warn!(%listener, "development auth is on: anybody on this machine may connect as any user");
+    let own_ports = page_ports.into_iter().chain([listener.port()]).collect();
+    DevRules { listener, own_ports }
+}
+
+fn raise_descriptor_limit() {
+    if let Err(error) = tidegate_gateway_ring::raise_nofile() {
+        warn!(%error, "the descriptor limit stays as it is");
+    }
+}

@@ -20,7 +20,7 @@ use tidegate_gateway_core::link::FromLink;
 use tidegate_proto::v1;
 use tidegate_proto::v1::gateway_link_client::GatewayLinkClient;
 use tokio::io::DuplexStream;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tracing::{error, info, warn};
@@ -29,7 +29,7 @@ use crate::config::LinkSettings;
 use crate::platforms::PlatformTable;
 use backoff::Backoff;
 use convert::{InvalidItem, from_wire};
-pub use up::UpQueue;
+pub use up::{Flushed, UpQueue};
 
 /// Batches from control that wait for the hub thread; beyond, HTTP/2 flow control holds control back.
 const DOWN_BATCHES_MAX: usize = 16;
@@ -75,11 +75,17 @@ pub struct Identity {
 #[derive(Debug, Default)]
 pub struct LinkState {
     up: AtomicBool,
+    give_up: Notify,
 }
 
 impl LinkState {
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    /// Ends the present attachment, because control does not read it. Nothing happens without one.
+    pub fn give_up(&self) {
+        self.give_up.notify_waiters();
     }
 }
 
@@ -107,6 +113,8 @@ enum LinkFailure {
     Closed,
     #[error("control sent an invalid item")]
     Invalid(#[from] InvalidItem),
+    #[error("control does not read the attachment")]
+    NotRead,
     #[error("the hub is gone")]
     HubGone,
 }
@@ -117,29 +125,30 @@ pub fn events() -> (mpsc::Sender<LinkEvent>, mpsc::Receiver<LinkEvent>) {
 }
 
 impl Link {
-    /// Runs until `stop` turns true or the hub thread is gone.
-    pub async fn run(self, events: mpsc::Sender<LinkEvent>, mut stop: watch::Receiver<bool>) {
+    /// Runs until the receiver of the events is gone. An attachment that exists then ends when control, seeing that nothing
+    /// more comes up, closes it.
+    pub async fn run(self, events: mpsc::Sender<LinkEvent>) {
         let mut backoff = Backoff::default();
         loop {
             let ended = tokio::select! {
                 ended = self.attach(&events, &mut backoff) => ended,
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = self.state.give_up.notified() => LinkFailure::NotRead,
             };
-            self.state.up.store(false, Ordering::Relaxed);
-            match ended {
+            let was_up = self.state.up.swap(false, Ordering::Relaxed);
+            match &ended {
                 LinkFailure::HubGone => return,
                 LinkFailure::Invalid(why) => error!(%why, "control sent an invalid item; the attachment ends"),
                 other => {
-                    let source = std::error::Error::source(&other).map(ToString::to_string);
+                    let source = std::error::Error::source(other).map(ToString::to_string);
                     warn!(why = %other, source, "link down");
                 }
             }
-            if events.send(LinkEvent::Down).await.is_err() {
+            if was_up && events.send(LinkEvent::Down).await.is_err() {
                 return;
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.pause()) => {}
-                _ = stop.wait_for(|stop| *stop) => return,
+                () = events.closed() => return,
             }
         }
     }

@@ -1,0 +1,103 @@
+//! The admin listener: `/healthz`, `/readyz`, `/metrics`. On a thread of its own, so that a slow scrape delays nothing.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::sync::oneshot;
+use tracing::{error, warn};
+
+use crate::fleet::{Fleet, HubStatus};
+use crate::front_door::metrics::DoorMetrics;
+use crate::link::LinkState;
+use crate::metrics;
+
+/// Open requests get so long to end when the process stops.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
+/// What the answers are made from.
+#[derive(Clone)]
+pub struct AdminState {
+    pub fleet: Arc<Fleet>,
+    pub door: Arc<DoorMetrics>,
+    pub link: Arc<LinkState>,
+    pub hub: Arc<HubStatus>,
+    pub draining: Arc<AtomicBool>,
+}
+
+/// The running listener.
+pub struct Admin {
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Admin {
+    pub fn start(listener: TcpListener, state: AdminState) -> io::Result<Admin> {
+        listener.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let work = move || {
+            runtime.block_on(serve(listener, state, stopped));
+            runtime.shutdown_timeout(STOP_GRACE);
+        };
+        let thread = thread::Builder::new().name("admin".into()).spawn(work)?;
+        Ok(Admin { stop, thread })
+    }
+
+    pub fn stop(self) {
+        // Without a listener left to stop there is nothing to do.
+        let _ = self.stop.send(());
+        if self.thread.join().is_err() {
+            warn!("the admin thread panicked");
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, state: AdminState, stopped: oneshot::Receiver<()>) {
+    let router = Router::new()
+        .route("/healthz", get(|| async { "ok" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(expose))
+        .with_state(state);
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return error!(%error, "the admin listener cannot be used"),
+    };
+    tokio::select! {
+        served = async { axum::serve(listener, router).await } => {
+            if let Err(error) = served {
+                error!(%error, "the admin listener ended");
+            }
+        }
+        _ = stopped => {}
+    }
+}
+
+/// Ready: attached to control, every shard running, not draining.
+async fn ready(State(state): State<AdminState>) -> Response {
+    let shards = state.fleet.shards().iter().filter(|shard| shard.is_running()).count();
+    let facts = json!({
+        "link": state.link.is_up(),
+        "shards": {"running": shards, "of": state.fleet.shards().len()},
+        "draining": state.draining.load(Ordering::Relaxed),
+    });
+    let ready = facts["link"] == true && shards == state.fleet.shards().len() && facts["draining"] == false;
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(facts)).into_response()
+}
+
+async fn expose(State(state): State<AdminState>) -> Response {
+    match metrics::render(&state) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

@@ -1,0 +1,228 @@
+//! One connection's way through the front door: head, judgement, 101, `connect` frame if owed, promotion.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use monoio::net::TcpStream;
+use tidegate_gateway_core::messages::Encoding;
+use tidegate_gateway_core::shard::{Promoted, Promotion};
+use tidegate_gateway_core::ws::close::CloseCode;
+use tidegate_gateway_core::ws::{DeflateParams, Inflater, close_frame};
+use tidegate_gateway_ring::{Keepalive, SocketTuning, monotonic, own_stream, tune};
+use tracing::debug;
+
+use super::budget::Budget;
+use super::first_frame::{FirstFrame, Verdict};
+use super::http::{HEAD_BYTES_MAX, Request, Scan};
+use super::identity::{Identity, Wishes, hello};
+use super::metrics::{DoorMetrics, Outcome};
+use super::refusal::Refusal;
+use super::rules::{Door, Rules};
+use super::upgrade::{Session, Upgrade, judge};
+use super::wire::{Lost, Wire};
+use crate::fleet::{Fleet, Place};
+
+/// First size of the buffer for a head; it doubles as bytes come.
+const HEAD_BUFFER_BYTES: usize = 1024;
+/// Read size while a `connect` frame is awaited.
+const FRAME_BUFFER_BYTES: usize = 4096;
+
+/// What the connections of one front-door thread share.
+pub struct Hall {
+    pub rules: Arc<Rules>,
+    pub fleet: Arc<Fleet>,
+    pub metrics: Arc<DoorMetrics>,
+    pub tuning: SocketTuning,
+    /// Bytes of `connect` frames under way on this node.
+    pub frame_bytes: Budget,
+    inflater: RefCell<Inflater>,
+}
+
+impl Hall {
+    pub fn new(rules: Arc<Rules>, fleet: Arc<Fleet>, metrics: Arc<DoorMetrics>, frame_bytes: Budget) -> Hall {
+        Hall { rules, fleet, metrics, tuning: tuning(), frame_bytes, inflater: RefCell::new(Inflater::new()) }
+    }
+}
+
+/// What ended a visit before its promotion.
+enum Ended {
+    /// Nothing to say any more.
+    Silently(Outcome),
+    Refused(Refusal),
+    /// After the 101: frames to write, the close frame included.
+    Closed(Vec<u8>, CloseCode),
+}
+
+impl From<Lost> for Ended {
+    fn from(lost: Lost) -> Ended {
+        Ended::Silently(match lost {
+            Lost::Deadline => Outcome::Timeout,
+            Lost::Eof | Lost::Io(_) => Outcome::Gone,
+        })
+    }
+}
+
+/// Serves one accepted connection to its promotion or end.
+pub async fn serve(hall: Rc<Hall>, stream: TcpStream, door: Door) {
+    let mut wire = Wire::new(stream, hall.rules.deadline);
+    let visited = visit(&hall, &mut wire, door).await;
+    let outcome = match visited {
+        Ok(promotion) => {
+            promotion.carry_out(wire, &hall);
+            Outcome::Accepted
+        }
+        Err(Ended::Silently(outcome)) => outcome,
+        Err(Ended::Refused(refusal)) => {
+            debug!(status = refusal.status, why = %refusal.message, "handshake refused");
+            wire.finish(refusal.render()).await;
+            Outcome::of_status(refusal.status)
+        }
+        Err(Ended::Closed(frames, code)) => {
+            debug!(code = code.number(), "closed before the session began");
+            wire.finish(frames).await;
+            Outcome::of_close(code)
+        }
+    };
+    hall.metrics.handshake(outcome);
+}
+
+/// A session that is ready, with its place on a shard.
+struct Ready {
+    place: Place,
+    early: Vec<u8>,
+    session: Promoted,
+}
+
+impl Ready {
+    fn carry_out(self, wire: Wire, hall: &Hall) {
+        let socket = own_stream(wire.into_stream());
+        if let Err(error) = tune(&socket, &hall.tuning) {
+            // The peer is gone already; the shard finds out by itself.
+            debug!(%error, "tuning a socket failed");
+        }
+        self.place.promote(Promotion { socket, early: self.early, session: self.session });
+    }
+}
+
+async fn visit(hall: &Hall, wire: &mut Wire, door: Door) -> Result<Ready, Ended> {
+    let (buffer, head_len) = read_head(wire).await?;
+    let upgrade = Request::parse(&buffer[..head_len])
+        .and_then(|request| judge(&request, door, &hall.rules))
+        .map_err(Ended::Refused)?;
+    let early = buffer[head_len..].to_vec();
+    drop(buffer);
+    let Upgrade { response, params, session } = upgrade;
+    match session {
+        Session::Echo => {
+            let place = hall.fleet.reserve().ok_or(Ended::Refused(Refusal::OVERLOADED))?;
+            wire.write(response).await?;
+            Ok(Ready { place, early, session: Promoted::Echo { params } })
+        }
+        Session::Ready { encoding, identity, wishes } => {
+            let hello = hello(identity, wishes, encoding, params, None, &hall.rules)
+                .map_err(|why| Ended::Refused(Refusal::bad(why.to_string())))?;
+            // A full node says so while it still can in HTTP.
+            let place = hall.fleet.reserve().ok_or(Ended::Refused(Refusal::OVERLOADED))?;
+            wire.write(response).await?;
+            Ok(Ready { place, early, session: Promoted::Client { hello: Box::new(hello), params } })
+        }
+        Session::AwaitsConnect { encoding, identity, wishes } => {
+            wire.write(response).await?;
+            let owed = Owed { encoding, params, identity, wishes };
+            await_connect(hall, wire, owed, early).await
+        }
+    }
+}
+
+/// Reads until the head is complete. Returns everything read and the head's length.
+async fn read_head(wire: &mut Wire) -> Result<(Vec<u8>, usize), Ended> {
+    let mut scan = Scan::default();
+    let mut buffer = Vec::with_capacity(HEAD_BUFFER_BYTES);
+    loop {
+        if buffer.len() == buffer.capacity() {
+            let target = (buffer.capacity() * 2).min(HEAD_BYTES_MAX);
+            if target <= buffer.len() {
+                return Err(Ended::Refused(Refusal::HEAD_TOO_LARGE));
+            }
+            buffer.reserve_exact(target - buffer.len());
+        }
+        let (read, returned) = wire.read_into(buffer).await;
+        buffer = returned;
+        match read {
+            Ok(_) => {}
+            // Someone who began a request hears why it ends; a mere connection does not.
+            Err(Lost::Deadline) if !buffer.is_empty() => return Err(Ended::Refused(Refusal::TIMEOUT)),
+            Err(lost) => return Err(lost.into()),
+        }
+        if let Some(head_len) = scan.advance(&buffer).map_err(Ended::Refused)? {
+            return Ok((buffer, head_len));
+        }
+    }
+}
+
+/// What is known of a client that owes its `connect` frame.
+struct Owed {
+    encoding: Encoding,
+    params: Option<DeflateParams>,
+    identity: Option<Identity>,
+    wishes: Wishes,
+}
+
+async fn await_connect(hall: &Hall, wire: &mut Wire, owed: Owed, early: Vec<u8>) -> Result<Ready, Ended> {
+    wire.set_deadline(hall.rules.first_frame);
+    let params = owed.params;
+    let mut first = FirstFrame::new(owed.encoding, params, owed.identity, owed.wishes);
+    let mut held = hall.frame_bytes.hold();
+    let mut chunk = early;
+    loop {
+        if !held.grow(chunk.len()) {
+            return Err(closed(Vec::new(), CloseCode::Overload, "too many frames under way"));
+        }
+        let mut out = Vec::new();
+        let now = monotonic();
+        let verdict = first.feed(now, &mut chunk, &mut hall.inflater.borrow_mut(), &hall.rules, &mut out);
+        match verdict {
+            Verdict::Wait => {}
+            Verdict::End(code) => return Err(Ended::Closed(out, code)),
+            Verdict::Promote(hello, consumed) => {
+                let Some(place) = hall.fleet.reserve() else {
+                    return Err(closed(out, CloseCode::Overload, "this gateway takes no more connections now"));
+                };
+                wire.write(out).await?;
+                let early = chunk.split_off(consumed);
+                return Ok(Ready { place, early, session: Promoted::Client { hello, params } });
+            }
+        }
+        wire.write(out).await?;
+        chunk.clear();
+        chunk.reserve(FRAME_BUFFER_BYTES);
+        let (read, returned) = wire.read_into(chunk).await;
+        chunk = returned;
+        match read {
+            Ok(_) => {}
+            Err(Lost::Deadline) => {
+                let (code, frame) = first.expired();
+                return Err(Ended::Closed(frame.to_vec(), code));
+            }
+            Err(lost) => return Err(lost.into()),
+        }
+    }
+}
+
+fn closed(mut frames: Vec<u8>, code: CloseCode, reason: &str) -> Ended {
+    frames.extend_from_slice(&close_frame(code.number(), reason));
+    Ended::Closed(frames, code)
+}
+
+/// What every client socket gets. Keepalive probes an idle peer after about a heartbeat; unacknowledged data fails the
+/// connection sooner than the kernel's own quarter of an hour.
+fn tuning() -> SocketTuning {
+    use std::time::Duration;
+    SocketTuning {
+        nodelay: Some(true),
+        user_timeout_ms: Some(60_000),
+        keepalive: Some(Keepalive { idle: Duration::from_secs(75), interval: Duration::from_secs(15), probes: 3 }),
+        ..SocketTuning::default()
+    }
+}
