@@ -25,7 +25,7 @@ use tidegate_gateway_ring::{Doorbell, OpenError, Unsupported};
 use tokio::sync::Notify;
 
 pub use hub_thread::{HubStatus, HubThread};
-pub use shard_thread::{ShardPlan, Sizes};
+pub use shard_thread::ShardPlan;
 
 /// What a shard's ring takes over.
 pub type Incoming = std::os::fd::OwnedFd;

@@ -14,12 +14,12 @@ use super::mailbox::QueueMailbox;
 use super::{FleetError, HubInbox, ShardHandle};
 use crate::config::EngineSettings;
 
-/// Thread and ring sizes.
-pub type Sizes = EngineSettings;
+
+
 
 /// What every shard is made from.
 pub struct ShardPlan {
-    pub sizes: Sizes,
+    pub sizes: EngineSettings,
     pub connections_max: u32,
     pub config: ShardConfig,
     /// What the host's io_uring can do.
@@ -82,7 +82,7 @@ fn run(
     };
     let doorbell = driver.doorbell();
     let mut shard = Shard::new(id, driver, config, seed);
-    if started.send(Ok((doorbell, shard.stats()))).is_err() {
+    if started.send(Ok((doorbell, Arc::clone(shard.stats())))).is_err() {
         return;
     }
     while shard.tick(&mut mailbox) {}

@@ -68,13 +68,14 @@ impl UpQueue {
                 Err(mpsc::error::TrySendError::Full(())) if self.backlog.len() <= BACKLOG_ITEMS_MAX => {
                     return Flushed::Behind;
                 }
-                Err(_) => {
-                    self.close();
-                    return Flushed::Broken;
-                }
+                Err(_) => break,
             }
         }
-        Flushed::All
+        if self.backlog.is_empty() {
+            return Flushed::All;
+        }
+        self.close();
+        Flushed::Broken
     }
 
     /// Waits until a flush that was behind can go on.
