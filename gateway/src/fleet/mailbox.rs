@@ -19,13 +19,20 @@ pub struct QueueMailbox<I> {
     pub promotions: Arc<AtomicUsize>,
     pub sleeping: Arc<AtomicBool>,
     pub hub: HubInbox,
+    /// `Stop` was taken: what is left to do is to see the last sockets closed, and nothing would wake a shard for that if
+    /// there are none.
+    pub stopping: bool,
 }
 
 impl<I> Mailbox<I> for QueueMailbox<I> {
     fn next(&mut self) -> Option<ShardInput<I>> {
         let input = self.queue.try_recv().ok()?;
-        if matches!(input, ShardInput::Promote(_)) {
-            self.promotions.fetch_sub(1, Ordering::Relaxed);
+        match input {
+            ShardInput::Promote(_) => {
+                self.promotions.fetch_sub(1, Ordering::Relaxed);
+            }
+            ShardInput::Stop => self.stopping = true,
+            ShardInput::Hub(_) | ShardInput::Drain { .. } => {}
         }
         Some(input)
     }
@@ -35,6 +42,9 @@ impl<I> Mailbox<I> for QueueMailbox<I> {
     }
 
     fn may_sleep(&mut self) -> bool {
+        if self.stopping {
+            return false;
+        }
         self.sleeping.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         if self.queue.is_empty() {
@@ -66,7 +76,7 @@ mod tests {
         let sleeping = Arc::new(AtomicBool::new(false));
         let (hub, _outlet) = hub_queue();
         let mut mailbox: QueueMailbox<()> =
-            QueueMailbox { queue: from, promotions: Arc::default(), sleeping: Arc::clone(&sleeping), hub };
+            QueueMailbox { queue: from, promotions: Arc::default(), sleeping: Arc::clone(&sleeping), hub, stopping: false };
         let senders: Vec<_> = (0..2)
             .map(|_| {
                 let (to, bell, sleeping) = (to.clone(), bell.clone(), Arc::clone(&sleeping));

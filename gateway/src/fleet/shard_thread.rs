@@ -39,8 +39,13 @@ pub fn start(
     let promotions = Arc::default();
     let sleeping = Arc::new(AtomicBool::new(false));
     let running = Arc::new(AtomicBool::new(true));
-    let mailbox =
-        QueueMailbox { queue: inbox, promotions: Arc::clone(&promotions), sleeping: Arc::clone(&sleeping), hub };
+    let mailbox = QueueMailbox {
+        queue: inbox,
+        promotions: Arc::clone(&promotions),
+        sleeping: Arc::clone(&sleeping),
+        hub,
+        stopping: false,
+    };
     let alive = Alive(Arc::clone(&running));
     let (started, report) = mpsc::sync_channel(1);
     let seed = getrandom::u64().unwrap_or(u64::from(id.0));

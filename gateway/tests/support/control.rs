@@ -104,7 +104,7 @@ impl Control {
             Up::Hello(hello) => state.hellos.push(hello),
             Up::Interest(interest) => {
                 state.interest.extend(interest.add);
-                interest.remove.iter().for_each(|stream| drop(state.interest.remove(stream)));
+                state.interest.retain(|stream| !interest.remove.contains(stream));
             }
             Up::InterestEnd(_) => {}
             Up::Open(open) => state.open(open),
