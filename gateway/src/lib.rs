@@ -140,7 +140,8 @@ impl Gateway {
         };
         let half_open_max = settings.handshake.half_open_max;
         let shared = Shared { rules: Arc::new(rules), fleet: Arc::clone(&fleet), metrics, half_open_max };
-        let front_door = FrontDoor::start(door_threads(bound.client, bound.echo), shared).map_err(StartError::Thread)?;
+        let front_door =
+            FrontDoor::start(door_threads(bound.client, bound.echo), shared).map_err(StartError::Thread)?;
         info!(client = %addrs.client, admin = %addrs.admin, shards = fleet.shards().len(), "gateway started");
         let drain_ms = settings.drain_ms;
         Ok(Gateway { addrs, drain_ms, draining, front_door, fleet, shard_threads, hub, admin })

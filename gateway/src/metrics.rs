@@ -4,9 +4,9 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use tidegate_gateway_core::shard::{ByKind, ShardStats};
 
@@ -15,6 +15,9 @@ use crate::front_door::metrics::Outcome;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PREFIX: &str = "tidegate_gateway";
+
+/// Picks one of a shard's counters by class.
+type KindsOf = fn(&ShardStats) -> &ByKind;
 
 /// The whole exposition.
 pub fn render(state: &AdminState) -> Result<String, fmt::Error> {
@@ -82,7 +85,7 @@ impl Scrape {
         let sum = |of: fn(&ShardStats) -> u64| self.sum(of);
         let delivered = self.by_kind(|shard| &shard.delivered);
         page.counters("deliveries", "Messages (direct: frames) put into sockets", "class", &delivered)?;
-        let dropped: [(&str, fn(&ShardStats) -> &ByKind); 3] = [
+        let dropped: [(&str, KindsOf); 3] = [
             ("slow", |shard| &shard.dropped.slow),
             ("gapped", |shard| &shard.dropped.gapped),
             ("closed", |shard| &shard.dropped.closed),
@@ -97,7 +100,11 @@ impl Scrape {
         page.counter("sends_short", "Sends that came back short", sum(|shard| shard.sends.short.value()))?;
         page.counter("sends_gathered", "Sends of several frames", sum(|shard| shard.sends.gathered.value()))?;
         page.counter("gaps", "Streams taken off slow connections", sum(|shard| shard.gaps.value()))?;
-        page.counter("frames_missing", "Fan-outs without a frame for a class", sum(|shard| shard.frames_missing.value()))?;
+        page.counter(
+            "frames_missing",
+            "Fan-outs without a frame for a class",
+            sum(|shard| shard.frames_missing.value()),
+        )?;
         page.gauge("queue_bytes", "Bytes that wait for slow connections", sum(|shard| shard.queue_bytes.value()))?;
         let queued = self.0.fleet.shards().iter().map(|shard| shard.queued() as u64).sum();
         page.gauge("shard_queue", "Commands that wait for shards", queued)
@@ -143,7 +150,7 @@ impl Scrape {
         self.0.fleet.shards().iter().map(|shard| of(shard.stats())).sum()
     }
 
-    fn by_kind(&self, of: fn(&ShardStats) -> &ByKind) -> [(&'static str, u64); 3] {
+    fn by_kind(&self, of: KindsOf) -> [(&'static str, u64); 3] {
         let shards = || self.0.fleet.shards().iter().map(|shard| of(shard.stats()));
         [
             ("durable", shards().map(|kinds| kinds.durable.value()).sum()),

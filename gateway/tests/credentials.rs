@@ -3,7 +3,7 @@
 mod support;
 
 use serde_json::json;
-use support::{Client, Node, Seen, expired_token, http, masked, token};
+use support::{Client, Node, Seen, eventually, expired_token, http, masked, token};
 
 async fn status(node: &Node, target: &str, fields: &[&str]) -> u16 {
     http::status(node.addrs.client, &http::upgrade(node.addrs.client, target, fields)).await
@@ -21,6 +21,7 @@ async fn a_good_token_opens_a_session() {
     let query = format!("/api/v1/ws?token={}&device=d1&platform=pc", token("carol", 60));
     let mut client = Client::open(node.addrs.client, &query, &[]).await;
     assert_eq!(client.await_key("welcome").await["uid"], "carol");
+    eventually("carol is online", || node.control.online().iter().any(|connection| connection.uid == "carol")).await;
     let online = node.control.online();
     let carol = online.iter().find(|connection| connection.uid == "carol").expect("online");
     assert_eq!((carol.device.as_str(), carol.platform.as_str()), ("d1", "pc"));

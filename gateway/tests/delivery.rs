@@ -51,7 +51,10 @@ async fn a_send_is_answered_and_comes_back_to_the_group() {
     let send = r#"{"id":2,"send":{"to":"g:room","client_msg_id":"c-1","type":"text","content":"hi"}}"#;
     alice.send_text(send).await;
     let batch = bob.await_key("batch").await;
-    assert_eq!((&batch["messages"][0]["from"], &batch["messages"][0]["client_msg_id"]), (&json!("alice"), &json!("c-1")));
+    assert_eq!(
+        (&batch["messages"][0]["from"], &batch["messages"][0]["client_msg_id"]),
+        (&json!("alice"), &json!("c-1"))
+    );
     let mut answered = false;
     let mut received = false;
     while !(answered && received) {

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 async fn half_open_connections_do_not_disturb_established_ones() {
     let node = Node::start(|config| {
         config.handshake.half_open_max = 50;
-        config.handshake.deadline_ms = 2_000;
+        config.handshake.deadline_ms = 1_500;
     })
     .await;
     let mut inside = node.join("alice").await;

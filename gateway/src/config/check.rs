@@ -125,7 +125,11 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     rule(config.auth.keys.len() <= KEYS_MAX, "gateway.auth.keys", "at most 32 keys");
     let limits = &config.limits;
     rule((16 << 10..=64 << 20).contains(&limits.queue_bytes_max), "gateway.limits.queue_bytes_max", "16 KiB to 64 MiB");
-    rule((1 << 10..=16 << 20).contains(&limits.message_bytes_max), "gateway.limits.message_bytes_max", "1 KiB to 16 MiB");
+    rule(
+        (1 << 10..=16 << 20).contains(&limits.message_bytes_max),
+        "gateway.limits.message_bytes_max",
+        "1 KiB to 16 MiB",
+    );
     rule((100..=3_600_000).contains(&limits.ping_interval_ms), "gateway.limits.ping_interval_ms", "100 to 3600000");
     found.extend(config.auth.keys.iter().filter_map(key_problem));
     if let Some(file) = &config.link.token_file {

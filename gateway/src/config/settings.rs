@@ -150,8 +150,7 @@ fn verifier(config: &Config) -> Result<Verifier, Problem> {
 fn authorization(config: &Config) -> Result<Option<MetadataValue<Ascii>>, Problem> {
     let Some(file) = &config.link.token_file else { return Ok(None) };
     let problem = |message: String| Problem { path: "gateway.link.token_file".into(), message };
-    let text = fs::read_to_string(file)
-        .map_err(|error| problem(format!("cannot read {}: {error}", file.display())))?;
+    let text = fs::read_to_string(file).map_err(|error| problem(format!("cannot read {}: {error}", file.display())))?;
     let mut value: MetadataValue<Ascii> = format!("Bearer {}", text.trim())
         .parse()
         .map_err(|_| problem(format!("{} does not hold a token", file.display())))?;

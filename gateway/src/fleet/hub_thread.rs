@@ -71,8 +71,7 @@ impl HubThread {
             runtime.block_on(async move {
                 let (to, events) = link::events();
                 let link = tokio::spawn(link.run(to));
-                let turns =
-                    Turns { hub, fleet, outlet, up: UpQueue::default(), link_state, status, woken: Vec::new() };
+                let turns = Turns { hub, fleet, outlet, up: UpQueue::default(), link_state, status, woken: Vec::new() };
                 turns.run(events, stopped).await;
                 // The events' end is gone, so the link ends as soon as its attachment does.
                 if tokio::time::timeout(FAREWELL, link).await.is_err() {
@@ -131,7 +130,7 @@ impl Turns {
             tokio::select! {
                 () = self.outlet.bell.notified() => {}
                 event = events.recv(), if !behind => match event {
-                    Some(event) => self.from_link(event),
+                    Some(event) => self.take_event(event),
                     None => return,
                 },
                 () = self.up.writable(), if flushed == Flushed::Behind => {}
@@ -156,14 +155,14 @@ impl Turns {
     fn take_from_link(&mut self, events: &mut mpsc::Receiver<LinkEvent>) -> bool {
         for _ in 0..LINK_BATCHES_PER_TURN_MAX {
             match events.try_recv() {
-                Ok(event) => self.from_link(event),
+                Ok(event) => self.take_event(event),
                 Err(_) => return false,
             }
         }
         true
     }
 
-    fn from_link(&mut self, event: LinkEvent) {
+    fn take_event(&mut self, event: LinkEvent) {
         let now = monotonic();
         match event {
             LinkEvent::Up(up) => {

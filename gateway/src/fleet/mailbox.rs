@@ -75,8 +75,13 @@ mod tests {
         let (bell, rung) = crossbeam_channel::bounded::<()>(1);
         let sleeping = Arc::new(AtomicBool::new(false));
         let (hub, _outlet) = hub_queue();
-        let mut mailbox: QueueMailbox<()> =
-            QueueMailbox { queue: from, promotions: Arc::default(), sleeping: Arc::clone(&sleeping), hub, stopping: false };
+        let mut mailbox: QueueMailbox<()> = QueueMailbox {
+            queue: from,
+            promotions: Arc::default(),
+            sleeping: Arc::clone(&sleeping),
+            hub,
+            stopping: false,
+        };
         let senders: Vec<_> = (0..2)
             .map(|_| {
                 let (to, bell, sleeping) = (to.clone(), bell.clone(), Arc::clone(&sleeping));

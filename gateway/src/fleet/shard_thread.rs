@@ -14,9 +14,6 @@ use super::mailbox::QueueMailbox;
 use super::{FleetError, HubInbox, ShardHandle};
 use crate::config::EngineSettings;
 
-
-
-
 /// What every shard is made from.
 pub struct ShardPlan {
     pub sizes: EngineSettings,
@@ -30,11 +27,7 @@ pub struct ShardPlan {
 type Started = Result<(Doorbell, Arc<ShardStats>), OpenError>;
 
 /// Starts one shard and waits until its rings are open.
-pub fn start(
-    id: ShardId,
-    plan: &ShardPlan,
-    hub: HubInbox,
-) -> Result<(ShardHandle, JoinHandle<()>), FleetError> {
+pub fn start(id: ShardId, plan: &ShardPlan, hub: HubInbox) -> Result<(ShardHandle, JoinHandle<()>), FleetError> {
     let (queue, inbox) = crossbeam_channel::unbounded();
     let promotions = Arc::default();
     let sleeping = Arc::new(AtomicBool::new(false));
@@ -49,11 +42,8 @@ pub fn start(
     let alive = Alive(Arc::clone(&running));
     let (started, report) = mpsc::sync_channel(1);
     let seed = getrandom::u64().unwrap_or(u64::from(id.0));
-    let rings = RingConfig {
-        rings: plan.sizes.rings_per_shard,
-        slots_per_ring: plan.sizes.slots,
-        ..RingConfig::default()
-    };
+    let rings =
+        RingConfig { rings: plan.sizes.rings_per_shard, slots_per_ring: plan.sizes.slots, ..RingConfig::default() };
     let (config, features, pin) = (plan.config.clone(), plan.features, plan.sizes.pin);
     let work = move || {
         let _alive = alive;

@@ -23,11 +23,11 @@ impl Refusal {
         Refusal::fixed(431, ErrorCode::TooLarge, "the request's head is over 16 KB or has over 100 fields");
     pub const NOT_FOUND: Refusal = Refusal::fixed(404, ErrorCode::NotFound, "nothing is here");
     pub const METHOD: Refusal = Refusal::fixed(405, ErrorCode::BadRequest, "only GET is accepted here");
-    pub const UPGRADE: Refusal =
-        Refusal::fixed(426, ErrorCode::BadRequest, "this is a WebSocket endpoint, version 13");
+    pub const UPGRADE: Refusal = Refusal::fixed(426, ErrorCode::BadRequest, "this is a WebSocket endpoint, version 13");
     pub const ORIGIN: Refusal = Refusal::fixed(403, ErrorCode::Forbidden, "this Origin may not connect");
     pub const TIMEOUT: Refusal = Refusal::fixed(408, ErrorCode::BadRequest, "the request's head took too long");
-    pub const OVERLOADED: Refusal = Refusal::fixed(503, ErrorCode::Overloaded, "this gateway takes no more connections now");
+    pub const OVERLOADED: Refusal =
+        Refusal::fixed(503, ErrorCode::Overloaded, "this gateway takes no more connections now");
 
     const fn fixed(status: u16, code: ErrorCode, message: &'static str) -> Refusal {
         Refusal { status, code, message: Cow::Borrowed(message) }

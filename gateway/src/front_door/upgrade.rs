@@ -33,9 +33,17 @@ pub struct Upgrade {
 pub enum Session {
     Echo,
     /// The handshake said everything.
-    Ready { encoding: Encoding, identity: Identity, wishes: Wishes },
+    Ready {
+        encoding: Encoding,
+        identity: Identity,
+        wishes: Wishes,
+    },
     /// A `connect` frame must come first. `identity`: already authenticated, the frame only brings cursors.
-    AwaitsConnect { encoding: Encoding, identity: Option<Identity>, wishes: Wishes },
+    AwaitsConnect {
+        encoding: Encoding,
+        identity: Option<Identity>,
+        wishes: Wishes,
+    },
 }
 
 /// Judges a request that came to `door`.

@@ -9,9 +9,7 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use monoio::buf::IoBufMut as _;
-use monoio::io::{
-    AsyncWriteRent as _, CancelableAsyncReadRent as _, CancelableAsyncWriteRent as _, Canceller,
-};
+use monoio::io::{AsyncWriteRent as _, CancelableAsyncReadRent as _, CancelableAsyncWriteRent as _, Canceller};
 use monoio::net::TcpStream;
 use monoio::time::{Instant, Sleep, sleep_until};
 

@@ -9,8 +9,8 @@ use tidegate_gateway_core::client::errors::ErrorCode;
 use tidegate_gateway_core::client::ops::{Content, Priority, Send};
 use tidegate_gateway_core::ids::{Epoch, Seq, SeqRange, StreamKey, Uid};
 use tidegate_gateway_core::link::{
-    Deliver, FromLink, Head, LinkError, LinkOk, LinkOp, Message, OpenStream, Opened, OpenedStream, PartitionId, Position,
-    Pulled, Recovered, ToLink,
+    Deliver, FromLink, Head, LinkError, LinkOk, LinkOp, Message, OpenStream, Opened, OpenedStream, PartitionId,
+    Position, Pulled, Recovered, ToLink,
 };
 use tidegate_proto::v1::{self, link_down_item, link_reply, link_request, link_up_item};
 

@@ -78,7 +78,17 @@ fn a_page_must_lie_between_start_and_head() {
     let opened = |start, head, seqs: &[u64]| {
         let messages = seqs.iter().map(|seq| wire_message(*seq)).collect();
         let (stream, epoch) = ("u:alice".into(), "e".into());
-        Down::Opened(v1::LinkOpened { corr: 1, stream, epoch, start, head, first: 1, page: true, messages, ..Default::default() })
+        Down::Opened(v1::LinkOpened {
+            corr: 1,
+            stream,
+            epoch,
+            start,
+            head,
+            first: 1,
+            page: true,
+            messages,
+            ..Default::default()
+        })
     };
     let items = down(opened(2, 4, &[3, 4])).expect("valid");
     let [FromLink::Opened(Opened { result: Ok(stream), .. })] = items.as_slice() else { panic!("{items:?}") };
@@ -113,7 +123,9 @@ fn positions_become_one_value_each() {
 fn an_announcement_ends_with_where_the_node_stands() {
     let streams = (0..INTEREST_STREAMS_MAX + 1).map(|i| key(&format!("g:{i}"))).collect();
     let items = up(vec![ToLink::Announce { streams, positions: vec![place(1, 2, 3)] }]);
-    let [Up::Interest(first), Up::Interest(second), Up::InterestEnd(end)] = items.as_slice() else { panic!("{items:?}") };
+    let [Up::Interest(first), Up::Interest(second), Up::InterestEnd(end)] = items.as_slice() else {
+        panic!("{items:?}")
+    };
     assert_eq!((first.add.len(), second.add.len()), (INTEREST_STREAMS_MAX, 1));
     assert_eq!(end.cursors, vec![v1::LinkCursor { partition: 1, owner_epoch: 2, lsn: 3 }]);
 }

@@ -159,7 +159,7 @@ impl State {
     fn slice(&self, stream: &str, after: u64, limit: usize) -> &[v1::Message] {
         let messages = self.streams.get(stream).map_or(&[][..], Vec::as_slice);
         let from = (after as usize).min(messages.len());
-        &messages[from..messages.len().min(from + limit)]
+        &messages[from..messages.len().min(from.saturating_add(limit))]
     }
 
     fn open(&mut self, open: v1::LinkOpen) {
@@ -196,11 +196,8 @@ impl State {
         use v1::link_reply::Ok as Reply;
         let ok = match request.op.expect("an operation") {
             Op::Send(send) => {
-                let message = v1::Message {
-                    from: request.uid,
-                    client_msg_id: send.client_msg_id,
-                    ..text_message(&send.content)
-                };
+                let message =
+                    v1::Message { from: request.uid, client_msg_id: send.client_msg_id, ..text_message(&send.content) };
                 let deliver = self.append(&send.to, vec![message]);
                 let seq = deliver.upto;
                 let message_id = format!("{}/{}", send.to, seq.unwrap_or_default());
@@ -242,10 +239,7 @@ fn wire(messages: &[v1::Message]) -> Vec<v1::LinkMessage> {
 impl GatewayLink for Control {
     type AttachStream = Pin<Box<dyn Stream<Item = Result<v1::LinkDown, Status>> + Send>>;
 
-    async fn attach(
-        &self,
-        request: Request<Streaming<v1::LinkUp>>,
-    ) -> Result<Response<Self::AttachStream>, Status> {
+    async fn attach(&self, request: Request<Streaming<v1::LinkUp>>) -> Result<Response<Self::AttachStream>, Status> {
         let (down, from) = mpsc::channel(64 * 1024);
         {
             let mut state = self.state();
