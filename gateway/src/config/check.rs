@@ -58,8 +58,17 @@ const SECTIONS: [(&str, &[&str]); 6] = [
 /// A hint is given for a key that is at most so many edits away.
 const HINT_EDITS_MAX: usize = 3;
 
-/// Every problem of the `[gateway]` table, in the order of the file's keys. Reads the key and token files it names.
-pub fn check(section: &toml::Table) -> Vec<Problem> {
+/// Every problem of a file's `[gateway]` section, in the order of its keys; other sections are not looked at, and without
+/// the section there is none. Reads the key and token files it names.
+pub fn check(file: &toml::Table) -> Vec<Problem> {
+    match file.get("gateway") {
+        None => Vec::new(),
+        Some(toml::Value::Table(section)) => check_section(section),
+        Some(_) => vec![problem("gateway", "must be a section".to_owned())],
+    }
+}
+
+fn check_section(section: &toml::Table) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut good = toml::Table::new();
     for (key, value) in section {

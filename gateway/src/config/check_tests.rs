@@ -7,15 +7,15 @@ fn parse(text: &str) -> toml::Table {
     text.parse().expect("TOML")
 }
 
-fn found(text: &str) -> Vec<String> {
-    check(&parse(text)).iter().map(Problem::to_string).collect()
+fn found(section: &str) -> Vec<String> {
+    check_section(&parse(section)).iter().map(Problem::to_string).collect()
 }
 
 #[test]
 fn the_annotated_default_is_the_default() {
     let file = parse(DEFAULT_CONFIG);
     let section = file["gateway"].as_table().expect("section");
-    assert_eq!(check(section), []);
+    assert_eq!(check(&file), []);
     let config = Config::deserialize(toml::Value::Table(section.clone())).expect("parses");
     assert_eq!(config, Config::default());
 }
@@ -84,6 +84,13 @@ fn key_files_are_read_before_anything_is_bound() {
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found[0].contains("at least 32 bytes"), "{found:?}");
     assert!(found[1].contains("cannot read /nonexistent/key"), "{found:?}");
+}
+
+#[test]
+fn only_the_own_section_is_looked_at() {
+    assert_eq!(check(&parse("[control]\nx = 1")), []);
+    assert_eq!(check(&parse("gateway = 1")).len(), 1);
+    assert_eq!(check(&parse("[gateway]\nx = 1\n[control]\nx = 1")).len(), 1);
 }
 
 #[test]
