@@ -1,0 +1,101 @@
+//! REST and gRPC: convert, ask the partition or the store, convert back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::{any, delete, get, post};
+use tidegate_control_core::domain::ErrorCode;
+use tidegate_control_core::ports::{StoreError, StoreReader};
+use tokio::sync::watch;
+
+use crate::config::LimitsConfig;
+use crate::metrics::Metrics;
+use crate::presence::Presence;
+use crate::runtime::Sequencer;
+use auth::Access;
+use error::ApiError;
+
+pub mod auth;
+pub mod error;
+mod extract;
+mod groups;
+pub mod grpc;
+mod json;
+mod pages;
+pub mod push;
+mod streams;
+
+/// What every handler may use.
+pub struct Api {
+    pub sequencer: Sequencer,
+    pub reader: Arc<dyn StoreReader>,
+    pub presence: Arc<Presence>,
+    pub metrics: Arc<Metrics>,
+    pub access: Arc<Access>,
+    pub limits: LimitsConfig,
+    /// Becomes true when control stops.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Api {
+    /// How long a caller waits for the partition.
+    pub fn patience(&self) -> Duration {
+        Duration::from_millis(u64::from(self.limits.answer_timeout_ms))
+    }
+
+    /// A look-up in the store, off the async threads: it may read the disk.
+    async fn look_up<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&dyn StoreReader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let reader = Arc::clone(&self.reader);
+        match tokio::task::spawn_blocking(move || ask(reader.as_ref())).await {
+            Ok(found) => Ok(found?),
+            Err(_panicked_or_stopping) => Err(ApiError::new(ErrorCode::Unavailable, "the store cannot answer now")),
+        }
+    }
+}
+
+/// Every HTTP path.
+pub fn router(api: Arc<Api>) -> Router {
+    let planned = any(|| async { ApiError::new(ErrorCode::Unimplemented, "this call does not exist yet") });
+    let mut router = Router::new()
+        .route("/api/v1/push", post(push::rest::push))
+        .route("/api/v1/streams/{stream}/messages", get(streams::messages))
+        .route("/api/v1/streams/{stream}/read", post(streams::read))
+        .route("/api/v1/groups", post(groups::create).get(groups::list))
+        .route("/api/v1/groups/{gid}", delete(groups::dismiss))
+        .route("/api/v1/groups/{gid}/members", get(groups::members).post(groups::add))
+        .route("/api/v1/groups/{gid}/members/{uid}", delete(groups::remove))
+        .route("/healthz", get(pages::health))
+        .route("/readyz", get(pages::ready))
+        .route("/metrics", get(pages::metrics));
+    for path in PLANNED {
+        router = router.route(path, planned.clone());
+    }
+    if api.access.is_dev() {
+        router = router.route("/", get(pages::example)).route("/dev/config", get(pages::dev_config));
+    }
+    router
+        .fallback(|| async { ApiError::new(ErrorCode::NotFound, "no such path") })
+        .method_not_allowed_fallback(|| async {
+            ApiError::new(ErrorCode::BadRequest, "not with this method").with_status(StatusCode::METHOD_NOT_ALLOWED)
+        })
+        .with_state(api)
+}
+
+/// Paths of the protocol that this version answers with `UNIMPLEMENTED`.
+const PLANNED: &[&str] = &[
+    "/message-push/v1/push",
+    "/api/v1/register",
+    "/api/v1/login",
+    "/api/v1/logout",
+    "/api/v1/refresh",
+    "/api/v1/unread",
+    "/api/v1/search",
+    "/api/v1/conversations",
+    "/api/v1/endpoint",
+    "/api/v1/records",
+];

@@ -1,0 +1,201 @@
+//! One attachment, from its hello to its end.
+
+use std::time::Duration;
+
+use tidegate_control_core::partition::GatewayId;
+use tidegate_proto::v1::{LinkAttached, LinkDown, LinkDownItem, LinkHello, LinkUp, LinkUpItem};
+use tidegate_proto::v1::{link_down_item, link_up_item};
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::Links;
+use super::convert::{self, BadItem, Up};
+use crate::presence::GatewayRoute;
+use crate::runtime::{Attachment, Inbox, LinkOut, LinkWork};
+
+/// A message down is closed at this size, give or take one item.
+const DOWN_BYTES_TARGET: usize = 64 << 10;
+/// Items that are handed to the partition at once.
+const UP_ITEMS_MAX: usize = 4_096;
+/// Refusals that need no partition, waiting to be sent.
+const REFUSALS_MAX: usize = 1_024;
+/// A dialled link without a hello is closed after this.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest gateway name.
+const NAME_BYTES_MAX: usize = 128;
+
+type Down = mpsc::Sender<Result<LinkDown, Status>>;
+
+/// Serves the attachment until the gateway goes, errs, is replaced, or control stops. An `Err` is told to the gateway.
+pub(super) async fn run(
+    links: &Links,
+    gateway: GatewayId,
+    mut up: Streaming<LinkUp>,
+    down: &Down,
+) -> Result<(), Status> {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, up.message());
+    let first = first.await.map_err(|_| Status::deadline_exceeded("no hello"))??;
+    let Some(first) = first else { return Ok(()) };
+    let mut items = first.items.into_iter();
+    let hello = hello(items.next())?;
+    let replaced = links.enter(&hello.gateway, gateway)?;
+    let Some((attachment, inbox)) = links.sequencer.attach(gateway, hello.credit_bytes).await else {
+        links.leave(&hello.gateway, gateway);
+        return Err(Status::unavailable("the server is stopping"));
+    };
+    let (route, number) = links.presence.attach(&hello.gateway, hello.incarnation);
+    links.metrics.links.inc();
+    tracing::info!(gateway = %hello.gateway, incarnation = hello.incarnation, "a gateway attached");
+
+    let (refusals, refused) = mpsc::channel(REFUSALS_MAX);
+    let reader = Reader { links, gateway, route, attachment: &attachment, refusals };
+    let mut stopping = links.stopping.clone();
+    let end = tokio::select! {
+        end = reader.run(items.collect(), &mut up) => end,
+        end = write(links, inbox, refused, down) => end,
+        _ = replaced => Err(Status::aborted("a newer attachment of this gateway took over")),
+        _ = stopping.wait_for(|stopping| *stopping) => Err(Status::unavailable("the server is stopping")),
+    };
+
+    links.metrics.links.dec();
+    links.leave(&hello.gateway, gateway);
+    links.forget_later(hello.gateway.clone(), number);
+    match &end {
+        Ok(()) => tracing::info!(gateway = %hello.gateway, "a gateway went"),
+        Err(status) => tracing::warn!(gateway = %hello.gateway, why = status.message(), "a gateway's link ended"),
+    }
+    end
+}
+
+fn hello(first: Option<LinkUpItem>) -> Result<LinkHello, Status> {
+    match first.and_then(|item| item.item) {
+        Some(link_up_item::Item::Hello(hello))
+            if !hello.gateway.is_empty()
+                && hello.gateway.len() <= NAME_BYTES_MAX
+                && !hello.gateway.contains(char::is_control) =>
+        {
+            Ok(hello)
+        }
+        Some(link_up_item::Item::Hello(_)) => Err(Status::invalid_argument("the gateway's name is empty or too long")),
+        _ => Err(broken(BadItem::Hello)),
+    }
+}
+
+fn broken(bad: BadItem) -> Status {
+    Status::invalid_argument(bad.to_string())
+}
+
+struct Reader<'a> {
+    links: &'a Links,
+    gateway: GatewayId,
+    route: GatewayRoute,
+    attachment: &'a Attachment,
+    refusals: mpsc::Sender<LinkDownItem>,
+}
+
+impl Reader<'_> {
+    /// `Ok`: the gateway closed its side.
+    async fn run(&self, rest_of_first: Vec<LinkUpItem>, up: &mut Streaming<LinkUp>) -> Result<(), Status> {
+        self.take(rest_of_first).await?;
+        loop {
+            match up.message().await {
+                Ok(Some(message)) => self.take(message.items).await?,
+                Ok(None) => return Ok(()),
+                // The connection broke: there is nobody left to tell.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    async fn take(&self, items: Vec<LinkUpItem>) -> Result<(), Status> {
+        let mut work = Vec::with_capacity(items.len().min(UP_ITEMS_MAX));
+        for item in items {
+            match convert::up(self.gateway, self.links.origin, item).map_err(broken)? {
+                Up::Work(item) => work.push(item),
+                Up::Presence(change) => self.links.presence.apply(self.route, change),
+                Up::Refused { corr, refusal } => {
+                    let _ = self.refusals.send(convert::refused(corr, &refusal)).await;
+                }
+            }
+            if work.len() >= UP_ITEMS_MAX {
+                self.hand_over(std::mem::take(&mut work)).await?;
+            }
+        }
+        self.hand_over(work).await
+    }
+
+    async fn hand_over(&self, work: Vec<LinkWork>) -> Result<(), Status> {
+        if work.is_empty() || self.attachment.send(work).await {
+            return Ok(());
+        }
+        Err(Status::unavailable("the server is stopping"))
+    }
+}
+
+/// Sends what the partition has for this gateway, as much in one message as is there, up to the target size.
+async fn write(
+    links: &Links,
+    mut inbox: Inbox,
+    mut refused: mpsc::Receiver<LinkDownItem>,
+    down: &Down,
+) -> Result<(), Status> {
+    let attached = link_down_item::Item::Attached(LinkAttached { partitions: 1 });
+    let mut message = Message { items: vec![LinkDownItem { item: Some(attached) }], bytes: 0 };
+    message.send(down).await?;
+    loop {
+        let mut batch = tokio::select! {
+            batch = inbox.next() => Some(batch.ok_or_else(behind)?),
+            Some(item) = refused.recv() => {
+                message.push(item, DOWN_BYTES_TARGET);
+                None
+            }
+        };
+        while let Some(items) = batch {
+            for out in items {
+                message.add(links, out, down).await?;
+            }
+            batch = inbox.next_now();
+        }
+        message.send(down).await?;
+    }
+}
+
+fn behind() -> Status {
+    Status::resource_exhausted("the link is too far behind")
+}
+
+/// A message down in the making.
+#[derive(Default)]
+struct Message {
+    items: Vec<LinkDownItem>,
+    bytes: usize,
+}
+
+impl Message {
+    async fn add(&mut self, links: &Links, out: LinkOut, down: &Down) -> Result<(), Status> {
+        if let LinkOut::End(why) = out {
+            self.send(down).await?;
+            return Err(Status::aborted(why));
+        }
+        let bytes = out.bytes();
+        if let Some(item) = convert::down(links.origin, out) {
+            self.push(item, bytes);
+        }
+        if self.bytes >= DOWN_BYTES_TARGET { self.send(down).await } else { Ok(()) }
+    }
+
+    fn push(&mut self, item: LinkDownItem, bytes: usize) {
+        self.bytes += bytes;
+        self.items.push(item);
+    }
+
+    /// Waits while the connection's flow control says so; the credit bounds what gathers meanwhile.
+    async fn send(&mut self, down: &Down) -> Result<(), Status> {
+        self.bytes = 0;
+        if self.items.is_empty() {
+            return Ok(());
+        }
+        let items = std::mem::take(&mut self.items);
+        down.send(Ok(LinkDown { items })).await.map_err(|_| Status::cancelled("the gateway is gone"))
+    }
+}

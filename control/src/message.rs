@@ -1,0 +1,126 @@
+//! What every way in demands of a message, whoever brings it.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+use tidegate_control_core::domain::{Content, ErrorCode, Refusal};
+
+/// Type of a message that names none.
+pub const KIND_DEFAULT: &str = "text";
+/// Most characters of a client's `text` message.
+pub const TEXT_CHARS_MAX: usize = 2_000;
+/// Largest content of a client's message.
+pub const CLIENT_CONTENT_BYTES_MAX: usize = 64 << 10;
+/// Largest metadata object, as text.
+pub const METADATA_BYTES_MAX: usize = 16 << 10;
+/// Longest `message_id` or `client_msg_id`.
+pub const KEY_BYTES_MAX: usize = 128;
+/// Longest `type` or platform.
+pub const WORD_BYTES_MAX: usize = 64;
+/// Longest `title`, and longest `from` of a backend.
+pub const TITLE_BYTES_MAX: usize = 512;
+/// Most messages of one page.
+pub const PAGE_MESSAGES_MAX: usize = 1_000;
+/// Types that only the server makes.
+const SYSTEM_KINDS: &str = "system_";
+
+/// Text or binary, not both.
+pub fn text_or_binary(text: String, binary: Bytes) -> Result<Content, String> {
+    match (text.is_empty(), binary.is_empty()) {
+        (_, true) => Ok(Content::Text(text.into())),
+        (true, false) => Ok(Content::Binary(binary)),
+        (false, false) => Err("`content` and binary content exclude each other".to_owned()),
+    }
+}
+
+/// Bounds on a client's content. (A backend's are configured.)
+pub fn check_content(kind: &str, content: &Content, from_client: bool) -> Result<(), Refusal> {
+    check_word(kind).map_err(|text| Refusal::new(ErrorCode::BadRequest, format!("`type` {text}")))?;
+    if kind.starts_with(SYSTEM_KINDS) && from_client {
+        return Err(Refusal::new(ErrorCode::Forbidden, "only the server sends system messages"));
+    }
+    let long = match content {
+        Content::Text(text) if kind == KIND_DEFAULT && from_client => text.chars().count() > TEXT_CHARS_MAX,
+        _ => false,
+    };
+    if long {
+        return Err(Refusal::new(ErrorCode::TooLarge, format!("a text has at most {TEXT_CHARS_MAX} characters")));
+    }
+    if from_client && content.len() > CLIENT_CONTENT_BYTES_MAX {
+        return Err(Refusal::new(ErrorCode::TooLarge, format!("at most {CLIENT_CONTENT_BYTES_MAX} bytes of content")));
+    }
+    Ok(())
+}
+
+/// Metadata is a JSON object as text, or empty.
+pub fn check_metadata(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    if text.len() > METADATA_BYTES_MAX {
+        return Err(format!("`metadata` has more than {METADATA_BYTES_MAX} bytes"));
+    }
+    let object = text.starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok();
+    if object { Ok(()) } else { Err("`metadata` is not a JSON object".to_owned()) }
+}
+
+/// A word without spaces or control characters, such as a type or a platform.
+pub fn check_word(word: &str) -> Result<(), String> {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':' | b'/' | b'+');
+    if word.is_empty() || word.len() > WORD_BYTES_MAX || !word.bytes().all(ok) {
+        return Err(format!("must be 1 to {WORD_BYTES_MAX} of A-Z a-z 0-9 _ - . : / +"));
+    }
+    Ok(())
+}
+
+/// An idempotency key: anything printable, so that it cannot split a log line.
+pub fn check_key(key: &str) -> Result<(), String> {
+    if key.len() > KEY_BYTES_MAX || key.chars().any(char::is_control) {
+        return Err(format!("must be at most {KEY_BYTES_MAX} bytes without control characters"));
+    }
+    Ok(())
+}
+
+/// A title or a sender's name: printable and short.
+pub fn check_title(text: &str) -> Result<(), String> {
+    if text.len() > TITLE_BYTES_MAX || text.chars().any(char::is_control) {
+        return Err(format!("must be at most {TITLE_BYTES_MAX} bytes without control characters"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_must_be_an_object() {
+        for good in ["", "{}", "{\"a\":[1,{\"b\":null}]}"] {
+            assert_eq!(check_metadata(good), Ok(()), "{good}");
+        }
+        let long = format!("{{\"a\":\"{}\"}}", "x".repeat(METADATA_BYTES_MAX));
+        for bad in ["[]", "1", "{", "{}{}", " {}", "{\"a\":}", &long] {
+            assert!(check_metadata(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn clients_are_bounded_and_may_not_play_the_server() {
+        let text = |n: usize| Content::Text("ä".repeat(n).into());
+        assert!(check_content("text", &text(TEXT_CHARS_MAX), true).is_ok());
+        let code = |result: Result<(), Refusal>| result.expect_err("refused").code;
+        assert_eq!(code(check_content("text", &text(TEXT_CHARS_MAX + 1), true)), ErrorCode::TooLarge);
+        assert!(check_content("text", &text(TEXT_CHARS_MAX + 1), false).is_ok());
+        assert_eq!(code(check_content("system_group", &text(1), true)), ErrorCode::Forbidden);
+        assert_eq!(code(check_content("a b", &text(1), false)), ErrorCode::BadRequest);
+    }
+
+    #[test]
+    fn text_and_binary_exclude_each_other() {
+        assert_eq!(text_or_binary(String::new(), Bytes::new()), Ok(Content::Text("".into())));
+        assert_eq!(
+            text_or_binary(String::new(), Bytes::from_static(b"\0")),
+            Ok(Content::Binary(Bytes::from_static(b"\0")))
+        );
+        assert!(text_or_binary("a".to_owned(), Bytes::from_static(b"b")).is_err());
+    }
+}
