@@ -62,7 +62,18 @@ pub fn default_text() -> String {
 /// `tidegate verify-log`.
 pub fn verify_log(data_dir: &Path) -> anyhow::Result<()> {
     let report = tidegate_control::adapters::embedded::verify(data_dir)?;
-    println!("{report}");
+    println!(
+        "{} records in {} segments, {} bytes, lsn {} to {}",
+        report.records, report.segments, report.bytes, report.first, report.last
+    );
+    if let Some(torn) = &report.torn {
+        println!(
+            "the next start cuts a torn tail of {} bytes at offset {} of {}",
+            torn.bytes,
+            torn.offset,
+            torn.file.display()
+        );
+    }
     Ok(())
 }
 
