@@ -253,3 +253,47 @@ pub struct Timestamp(pub i64);
 /// Hash of what a caller sent, to tell a retry from a key used again for something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Fingerprint(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn streams_are_what_the_protocol_says() {
+        for good in ["u:a", "g:_all", "g:42", "c:a:b", "c:a:a", "u:A-z_0.9@x"] {
+            assert_eq!(good.parse::<StreamKey>().map(|key| key.to_string()), Ok(good.to_owned()));
+        }
+        let long = format!("u:{}", "x".repeat(NAME_BYTES_MAX + 1));
+        for bad in ["", "u:", "u", "x:a", "u:a b", "u:a\r\n", "u:ä", "c:b:a", "c:a", "c::a", "c:a:b:c", "U:a", &long] {
+            assert_eq!(bad.parse::<StreamKey>(), Err(BadName), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_is_the_same_from_both_sides() {
+        let (ann, bob): (Uid, Uid) = ("ann".parse().expect("a uid"), "bob".parse().expect("a uid"));
+        let key = StreamKey::conversation(&bob, &ann);
+        assert_eq!((key.as_str(), key.kind()), ("c:ann:bob", StreamKind::Conversation));
+        assert_eq!(key, StreamKey::conversation(&ann, &bob));
+        assert_eq!(key.pair(), Some((ann.clone(), bob)));
+        assert_eq!(ann.stream().uid(), Some(ann));
+    }
+
+    proptest! {
+        #[test]
+        fn epochs_are_text_outside(value: u64) {
+            let text = Epoch(value).to_string();
+            prop_assert!(text.len() <= 13 && !text.is_empty());
+            prop_assert_eq!(text.parse::<Epoch>(), Ok(Epoch(value)));
+        }
+
+        #[test]
+        fn no_text_makes_an_epoch_panic(text in "\\PC{0,20}") {
+            if let Ok(epoch) = text.parse::<Epoch>() {
+                prop_assert!(text.ends_with(&epoch.to_string()) || epoch == Epoch(0));
+            }
+        }
+    }
+}

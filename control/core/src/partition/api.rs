@@ -37,7 +37,8 @@ pub enum Input {
         add: Vec<StreamKey>,
         remove: Vec<StreamKey>,
     },
-    /// The whole interest was announced; replay from here, `None`: from now on.
+    /// The whole interest was announced; replay from here, `None`: from the attachment on. Deliveries begin with it, and
+    /// opens are answered once the replay is done.
     InterestEnd {
         gateway: GatewayId,
         cursor: Option<(OwnerEpoch, Lsn)>,
@@ -46,14 +47,17 @@ pub enum Input {
         gateway: GatewayId,
         open: LinkOpen,
     },
+    /// So many bytes were taken off the link, counted as encoded Delivers (of durable and ephemeral messages alike). Nothing
+    /// else costs credit.
     Credit {
         gateway: GatewayId,
         bytes: u64,
     },
-    /// At least ten times a second.
+    /// At least ten times a second; positions and the store's housekeeping depend on it.
     Tick,
 }
 
+/// Each is carried out whole or refused; what is refused has changed nothing.
 #[derive(Debug)]
 pub enum Command {
     /// A backend's push (`sender: None`: no membership asked) or a client's send.
@@ -93,7 +97,8 @@ pub enum Command {
         epoch: Option<Epoch>,
         seq: Seq,
     },
-    /// Reads on behalf of `uid` (authorised) or of the node itself (`None`).
+    /// Reads on behalf of `uid` (authorised) or of the node itself (`None`). `limit` 0: the maximum. An `after` beyond the head
+    /// is EXPIRED, as is another epoch.
     Pull {
         uid: Option<Uid>,
         stream: StreamKey,

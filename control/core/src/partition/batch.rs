@@ -78,10 +78,14 @@ pub(super) struct Pull {
 #[derive(Debug)]
 pub(super) struct Opening {
     pub gateway: GatewayId,
-    /// As it was asked, in case the link is not ready and it has to be decided again.
+    /// As it was asked, in case it has to be decided again.
     pub open: LinkOpen,
-    pub streams: Vec<(Wanted, Result<View, Refusal>)>,
+    /// `None`: the store was not available to decide it.
+    pub streams: Option<Entered>,
 }
+
+/// The streams of an open and whether it may have each.
+pub(super) type Entered = Vec<(Wanted, Result<View, Refusal>)>;
 
 #[derive(Debug)]
 pub(super) struct Wanted {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::access::{Purpose, View};
 use super::api::{GatewayId, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Output, Recovered};
-use super::batch::{Effect, Opening, Wanted};
+use super::batch::{Effect, Entered, Opening, Wanted};
 use super::heads::Mode;
+use super::interest::Slot;
 use super::limits;
 use super::links::{OPENS_DEFERRED_MAX, State};
 use super::reads::too_many_streams;
@@ -18,15 +19,23 @@ const PAGE: PageLimit = PageLimit { messages: limits::OPEN_PAGE_MESSAGES_MAX, by
 
 impl<S: MessageStore> Partition<S> {
     /// Who may, and where the streams stand at this point; the rest follows after the commit.
-    pub(super) fn decide_open(&mut self, gateway: GatewayId, mut open: LinkOpen) -> Result<(), StoreError> {
-        self.stats.opens += 1;
-        let mut wanted = self.named(&mut open);
+    pub(super) fn decide_open(&mut self, gateway: GatewayId, open: LinkOpen) -> Result<(), StoreError> {
+        let streams = match self.enter_all(&open) {
+            Ok(streams) => Some(streams),
+            // A connection must not lack a stream it was not even told of: all of it waits.
+            Err(StoreError::Unavailable(_)) => None,
+            Err(error) => return Err(error),
+        };
+        self.batch.effects.push(Effect::Open(Box::new(Opening { gateway, open, streams })));
+        Ok(())
+    }
+
+    fn enter_all(&mut self, open: &LinkOpen) -> Result<Entered, StoreError> {
+        let again = |s: &LinkOpenStream| LinkOpenStream { stream: s.stream.clone(), cursor: s.cursor.clone() };
+        let mut wanted: Vec<Wanted> =
+            open.streams.iter().map(|stream| Wanted { stream: again(stream), named: true }).collect();
         if open.auto_join {
-            match self.joined_by_itself(&open.uid) {
-                Ok(streams) => wanted.extend(streams),
-                Err(StoreError::Unavailable(_)) => {}
-                Err(error) => return Err(error),
-            }
+            wanted.extend(self.joined_by_itself(&open.uid)?);
         }
         let mut streams = Vec::with_capacity(wanted.len());
         self.batch.overlay.seen.clear();
@@ -40,23 +49,13 @@ impl<S: MessageStore> Partition<S> {
             };
             match view {
                 Ok(view) => streams.push((wanted, Ok(view))),
-                Err(denied) => {
-                    let refusal = denied.into_refusal()?;
-                    // Nobody asked for this one, and it may have ended just now.
-                    if wanted.named {
-                        streams.push((wanted, Err(refusal)));
-                    }
-                }
+                Err(Denied::Refused(refusal)) if wanted.named => streams.push((wanted, Err(refusal))),
+                // Nobody asked for this one, and it may have ended just now.
+                Err(Denied::Refused(_)) => {}
+                Err(Denied::Store(error)) => return Err(error),
             }
         }
-        self.batch.effects.push(Effect::Open(Box::new(Opening { gateway, open, streams })));
-        Ok(())
-    }
-
-    fn named(&self, open: &mut LinkOpen) -> Vec<Wanted> {
-        let again =
-            |stream: &LinkOpenStream| LinkOpenStream { stream: stream.stream.clone(), cursor: stream.cursor.clone() };
-        open.streams.iter().map(|stream| Wanted { stream: again(stream), named: true }).collect()
+        Ok(streams)
     }
 
     /// The inbox, everybody, and the member groups.
@@ -85,57 +84,65 @@ impl<S: MessageStore> Partition<S> {
     }
 
     /// After the commit: registers the interest at this very point of the order, and answers.
+    ///
+    /// A link that is not up to date waits: what is still to be replayed comes first, for the hub relies on Opened standing
+    /// where its stream stands.
     pub(super) fn open(&mut self, opening: Opening, out: &mut Vec<Output>) -> Result<(), StoreError> {
-        let Some(slot) = self.links.slot(opening.gateway) else { return Ok(()) };
-        let Some(attachment) = self.links.attachment(slot) else { return Ok(()) };
-        if attachment.state != State::Live {
-            // What is still to be replayed comes first: the hub relies on Opened standing where its stream stands.
-            if attachment.deferred.len() < OPENS_DEFERRED_MAX {
-                self.stats.opens_deferred += 1;
-                attachment.deferred.push_back(opening.open);
-            } else {
-                let mut refusal = Refusal::new(ErrorCode::Overloaded, "too many opens wait for this link");
-                refusal.retry_after_ms = Some(1_000);
-                self.refuse_open(opening, &refusal, out);
-            }
-            return Ok(());
-        }
-        let Opening { open, streams, .. } = opening;
-        for (wanted, view) in streams {
-            let stream = wanted.stream.stream.clone();
-            let result = match view {
-                Err(refusal) => Err(refusal),
-                Ok(view) => match self.opened(&open, &wanted, &view) {
-                    Ok(opened) => Ok(opened),
-                    Err(error) => Err(Denied::from(error).into_refusal()?),
-                },
-            };
-            if result.is_ok() {
-                self.links.interest.add(&stream, slot);
-            }
-            let item = LinkItem::Opened(Arc::new(Opened { corr: open.corr, stream, result }));
-            if let Some(attachment) = self.links.attachment(slot) {
-                attachment.send(item, out);
-            }
-        }
-        if let Some(attachment) = self.links.attachment(slot) {
-            attachment.send(LinkItem::OpenEnd { corr: open.corr }, out);
+        let Opening { gateway, open, streams } = opening;
+        let Some(slot) = self.links.slot(gateway) else { return Ok(()) };
+        let live = self.links.attachment(slot).is_some_and(|attachment| attachment.state == State::Live);
+        let answers = match streams {
+            Some(streams) if live => self.opened_all(&open, streams),
+            _ => Err(StoreError::Unavailable("not ready".into())),
+        };
+        match answers {
+            Ok(answers) => self.answer_open(slot, open.corr, answers, out),
+            Err(StoreError::Unavailable(_)) => self.defer_open(slot, open, out),
+            Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    /// Answers an open with the same refusal for every stream that was named.
-    pub(super) fn refuse_open(&mut self, opening: Opening, refusal: &Refusal, out: &mut Vec<Output>) {
-        let Some(attachment) = self.links.slot(opening.gateway).and_then(|slot| self.links.attachment(slot)) else {
-            return;
+    fn opened_all(&self, open: &LinkOpen, streams: Entered) -> Result<Vec<Opened>, StoreError> {
+        let corr = open.corr;
+        let answer = |(wanted, view): (Wanted, Result<View, Refusal>)| {
+            let result = match view {
+                Ok(view) => Ok(self.opened(open, &wanted, &view)?),
+                Err(refusal) => Err(refusal),
+            };
+            Ok(Opened { corr, stream: wanted.stream.stream, result })
         };
-        let corr = opening.open.corr;
-        for (wanted, view) in opening.streams {
-            let refusal = view.err().unwrap_or_else(|| refusal.clone());
-            let opened = Opened { corr, stream: wanted.stream.stream, result: Err(refusal) };
-            attachment.send(LinkItem::Opened(Arc::new(opened)), out);
+        streams.into_iter().map(answer).collect()
+    }
+
+    /// Decides it again in a later turn, when the link is up to date and the store is there.
+    pub(super) fn defer_open(&mut self, slot: Slot, open: LinkOpen, out: &mut Vec<Output>) {
+        let Some(attachment) = self.links.attachment(slot) else { return };
+        if attachment.deferred.len() < OPENS_DEFERRED_MAX {
+            attachment.deferred.push_back(open);
+            self.stats.opens_deferred += 1;
+            return;
         }
-        attachment.send(LinkItem::OpenEnd { corr }, out);
+        let mut refusal = Refusal::new(ErrorCode::Overloaded, "too many opens wait for this link");
+        refusal.retry_after_ms = Some(1_000);
+        let corr = open.corr;
+        let refused = |named: LinkOpenStream| Opened { corr, stream: named.stream, result: Err(refusal.clone()) };
+        let answers = open.streams.into_iter().map(refused).collect();
+        self.answer_open(slot, corr, answers, out);
+    }
+
+    fn answer_open(&mut self, slot: Slot, corr: u64, answers: Vec<Opened>, out: &mut Vec<Output>) {
+        for opened in answers {
+            if opened.result.is_ok() {
+                self.links.interest.add(&opened.stream, slot);
+            }
+            if let Some(attachment) = self.links.attachment(slot) {
+                attachment.send(LinkItem::Opened(Arc::new(opened)), out);
+            }
+        }
+        if let Some(attachment) = self.links.attachment(slot) {
+            attachment.send(LinkItem::OpenEnd { corr }, out);
+        }
     }
 
     fn opened(&self, open: &LinkOpen, wanted: &Wanted, view: &View) -> Result<OpenedStream, StoreError> {

@@ -174,7 +174,10 @@ impl<S: MessageStore> Partition<S> {
                         self.batch.reply(token, Err(denied.into_refusal()?));
                     }
                 }
-                Input::Open { gateway, open } => self.decide_open(gateway, open)?,
+                Input::Open { gateway, open } => {
+                    self.stats.opens += 1;
+                    self.decide_open(gateway, open)?;
+                }
                 Input::Tick => self.batch.tick = true,
                 input => {
                     let before = self.batch.records.len() as u32;
@@ -312,7 +315,11 @@ impl<S: MessageStore> Partition<S> {
                 self.answer(token, result, out);
             }
             Effect::Pull { token, .. } | Effect::Heads { token, .. } => self.answer(token, Err(unavailable()), out),
-            Effect::Open(opening) => self.refuse_open(*opening, &unavailable(), out),
+            Effect::Open(opening) => {
+                if let Some(slot) = self.links.slot(opening.gateway) {
+                    self.defer_open(slot, opening.open, out);
+                }
+            }
             Effect::Link { input, .. } => {
                 self.links.input(input, self.origin.owner_epoch, last, &mut self.stats, out);
             }

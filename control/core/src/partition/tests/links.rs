@@ -256,3 +256,16 @@ fn what_breaks_the_protocol_is_detached() {
     assert_eq!(detached(rig.turn(late)), 0, "what comes after the end goes nowhere");
     assert!(rig.open(LinkOpen { streams: vec![named("u:a", None)], ..open("a", "d") }).is_empty());
 }
+
+#[test]
+fn opens_that_wait_are_bounded() {
+    let mut rig = Rig::new();
+    rig.turn(arrive(GATEWAY, 60, &["u:ann"], None));
+    rig.turn(pushes("u:ann", 10));
+    let opens = |count| (0..count).map(|_| LinkOpen { streams: vec![named("u:ann", None)], ..open("ann", "d") });
+    let asked = |open| Input::Open { gateway: GATEWAY, open };
+    let items = links(rig.turn(opens(OPENS_DEFERRED_MAX + 1).map(asked).collect()), GATEWAY);
+    let [LinkItem::Opened(opened), LinkItem::OpenEnd { .. }] = &items[..] else { panic!("{items:?}") };
+    let refusal = opened.result.as_ref().expect_err("one too many");
+    assert_eq!((refusal.code, refusal.retry_after_ms.is_some()), (ErrorCode::Overloaded, true));
+}

@@ -4,8 +4,10 @@ mod failures;
 mod groups;
 mod links;
 mod opens;
+mod properties;
 mod pushes;
 mod reads;
+mod world;
 
 use smallvec::SmallVec;
 
