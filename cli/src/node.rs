@@ -78,7 +78,7 @@ pub fn apply_to_control(listeners: &Listeners, settings: &mut tidegate_control::
 
 /// Logs go to standard error; `RUST_LOG` chooses, `TIDEGATE_LOG=json` makes them JSON lines.
 pub fn start_logging() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,fjall=warn,lsm_tree=warn"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::env::var("TIDEGATE_LOG").is_ok_and(|form| form == "json") {
         lines.json().init();
