@@ -31,14 +31,20 @@ struct Stream {
     running: bool,
 }
 
-const _: () = assert!(size_of::<Stream>() <= 40);
+pub(super) const STREAM_BYTES: usize = size_of::<Stream>();
+const _: () = assert!(STREAM_BYTES <= 32);
 
 #[derive(Default)]
 enum Members {
     #[default]
     None,
     One(Slot),
-    Many(Vec<Slot>),
+    Many(Box<Many>),
+}
+
+/// Boxed, since almost every stream is an inbox with one member, and pays for the largest variant.
+struct Many {
+    slots: Vec<Slot>,
 }
 
 impl Members {
@@ -46,7 +52,7 @@ impl Members {
         match self {
             Members::None => &[],
             Members::One(slot) => std::slice::from_ref(slot),
-            Members::Many(slots) => slots,
+            Members::Many(many) => &many.slots,
         }
     }
 
@@ -54,15 +60,15 @@ impl Members {
         match self {
             Members::None => &mut [],
             Members::One(slot) => std::slice::from_mut(slot),
-            Members::Many(slots) => slots,
+            Members::Many(many) => &mut many.slots,
         }
     }
 
     fn push(&mut self, slot: Slot) {
         match self {
             Members::None => *self = Members::One(slot),
-            Members::One(first) => *self = Members::Many(vec![*first, slot]),
-            Members::Many(slots) => slots.push(slot),
+            Members::One(first) => *self = Members::Many(Box::new(Many { slots: vec![*first, slot] })),
+            Members::Many(many) => many.slots.push(slot),
         }
     }
 
@@ -74,7 +80,8 @@ impl Members {
                 *self = Members::None;
                 Some(slot)
             }
-            Members::Many(slots) => {
+            Members::Many(many) => {
+                let slots = &mut many.slots;
                 let last = slots.pop();
                 match slots[..] {
                     [] => *self = Members::None,

@@ -115,6 +115,20 @@ pub(super) struct Identity(Box<str>);
 const _: () = assert!(size_of::<Hot>() == 64);
 const _: () = assert!(size_of::<Cold>() <= 80);
 
+/// What a quiet client costs here, with its inbox and one group: two lines, the identity (36 bytes in an allocation of 48),
+/// its place in the index of users (nine bytes in a table that is at least half full), the inbox' entry and index, and one
+/// place in the group.
+const _: () = assert!(
+    size_of::<Hot>()
+        + size_of::<Cold>()
+        + 48
+        + 2 * 9
+        + super::members::STREAM_BYTES
+        + size_of::<u32>()
+        + 2 * size_of::<Slot>()
+        <= 256
+);
+
 impl Hot {
     pub(super) fn is(&self, flag: u8) -> bool {
         self.flags & flag != 0
