@@ -121,10 +121,15 @@ fn foreign_streams_are_closed_to_others() {
     let dev = Dev::start();
     let mut alice = dev.client("alice");
     for stream in ["u:bob", "c:bob:carol"] {
-        assert_eq!(alice.refused("join", json!({"stream": stream})), "FORBIDDEN", "{stream}");
         assert_eq!(alice.refused("pull", json!({"stream": stream, "after": 0})), "FORBIDDEN", "{stream}");
         assert_eq!(alice.refused("head", json!({"stream": stream})), "FORBIDDEN", "{stream}");
     }
+    assert_eq!(alice.refused("join", json!({"stream": "u:bob"})), "FORBIDDEN");
+    assert_eq!(
+        alice.refused("join", json!({"stream": "c:alice:bob"})),
+        "BAD_REQUEST",
+        "conversations come by the inbox"
+    );
     assert_eq!(alice.refused("send", json!({"to": "g:_all", "type": "text", "content": "x"})), "FORBIDDEN");
 }
 
@@ -213,7 +218,9 @@ fn bad_requests_are_refused_and_change_nothing() {
     alice.text(r#"{"id":900,"ping":{},"head":{"stream":"u:alice"}}"#);
     assert_eq!(alice.until(|f| f["id"] == 900)["error"]["code"], "BAD_REQUEST");
     assert_eq!(alice.ok("head", json!({"stream": "u:alice"}))["head"], 0);
-    let huge = "x".repeat(63 * 1024);
-    alice.ok("send", json!({"to": "u:alice", "client_msg_id": "h", "type": "text", "content": huge}));
+    let huge = "x".repeat(60 * 1024);
+    let text = json!({"to": "u:alice", "client_msg_id": "h", "type": "text", "content": huge});
+    assert_eq!(alice.refused("send", text), "TOO_LARGE", "a text has at most 2,000 characters");
+    alice.ok("send", json!({"to": "u:alice", "client_msg_id": "h", "type": "blob", "content": huge}));
     assert_eq!(alice.ok("head", json!({"stream": "u:alice"}))["head"], 1);
 }

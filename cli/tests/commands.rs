@@ -66,7 +66,7 @@ fn two_nodes_cannot_share_a_data_folder() {
         ["--client-addr", "--http-addr", "--grpc-addr", "--admin-addr"].map(|flag| [flag, "127.0.0.1:0"]).concat();
     let second = tidegate(&[&["dev", "--data-dir", &data], addrs.as_slice()].concat());
     assert!(!second.status.success());
-    assert!(text(&second.stderr).contains("in use"), "{}", text(&second.stderr));
+    assert!(text(&second.stderr).contains("another process"), "{}", text(&second.stderr));
 }
 
 #[test]
