@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use tidegate_auth::Algorithm;
 use tidegate_auth::dev::may_listen_on;
+use tidegate_control_core::partition::limits::CONTENT_BYTES_MAX;
 
 mod check;
 
@@ -105,7 +106,7 @@ impl Config {
             ("dedup.hours", u64::from(self.dedup.hours), 1, 24 * 30),
             ("dedup.keys_max", self.dedup.keys_max, 1, 10_000_000_000),
             ("limits.body_bytes_max", limits.body_bytes_max as u64, 1024, BODY_BYTES_LIMIT_MAX as u64),
-            ("limits.content_bytes_max", limits.content_bytes_max as u64, 1, limits.body_bytes_max as u64),
+            ("limits.content_bytes_max", limits.content_bytes_max as u64, 1, CONTENT_BYTES_MAX as u64),
             ("limits.targets_max", limits.targets_max as u64, 1, TARGETS_LIMIT_MAX as u64),
             ("limits.answer_timeout_ms", u64::from(limits.answer_timeout_ms), 1, 60_000),
             ("limits.connections_max", u64::from(limits.connections_max), 1, 1_000_000),

@@ -3,25 +3,20 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use tidegate_control_core::domain::{Content, ErrorCode, Refusal};
+use tidegate_control_core::partition::limits;
 
 /// Type of a message that names none.
 pub const KIND_DEFAULT: &str = "text";
 /// Most characters of a client's `text` message.
 pub const TEXT_CHARS_MAX: usize = 2_000;
-/// Largest content of a client's message.
-pub const CLIENT_CONTENT_BYTES_MAX: usize = 64 << 10;
-/// Largest metadata object, as text.
-pub const METADATA_BYTES_MAX: usize = 16 << 10;
-/// Longest `message_id` or `client_msg_id`.
-pub const KEY_BYTES_MAX: usize = 128;
-/// Longest `type` or platform.
-pub const WORD_BYTES_MAX: usize = 64;
-/// Longest `title`, and longest `from` of a backend.
-pub const TITLE_BYTES_MAX: usize = 512;
 /// Most messages of one page.
-pub const PAGE_MESSAGES_MAX: usize = 1_000;
+pub const PAGE_MESSAGES_MAX: usize = limits::PULL_MESSAGES_MAX;
+/// Longest `message_id` or `client_msg_id`.
+pub const KEY_BYTES_MAX: usize = limits::MESSAGE_ID_BYTES_MAX;
 /// Types that only the server makes.
 const SYSTEM_KINDS: &str = "system_";
+
+const _: () = assert!(KEY_BYTES_MAX == limits::CLIENT_MSG_ID_BYTES_MAX);
 
 /// Text or binary, not both.
 pub fn text_or_binary(text: String, binary: Bytes) -> Result<Content, String> {
@@ -32,9 +27,10 @@ pub fn text_or_binary(text: String, binary: Bytes) -> Result<Content, String> {
     }
 }
 
-/// Bounds on a client's content. (A backend's are configured.)
+/// Bounds on a message's type and content, tighter for a client's.
 pub fn check_content(kind: &str, content: &Content, from_client: bool) -> Result<(), Refusal> {
-    check_word(kind).map_err(|text| Refusal::new(ErrorCode::BadRequest, format!("`type` {text}")))?;
+    let good = check_word(kind, limits::KIND_BYTES_MAX);
+    good.map_err(|text| Refusal::new(ErrorCode::BadRequest, format!("`type` {text}")))?;
     if kind.starts_with(SYSTEM_KINDS) && from_client {
         return Err(Refusal::new(ErrorCode::Forbidden, "only the server sends system messages"));
     }
@@ -45,8 +41,9 @@ pub fn check_content(kind: &str, content: &Content, from_client: bool) -> Result
     if long {
         return Err(Refusal::new(ErrorCode::TooLarge, format!("a text has at most {TEXT_CHARS_MAX} characters")));
     }
-    if from_client && content.len() > CLIENT_CONTENT_BYTES_MAX {
-        return Err(Refusal::new(ErrorCode::TooLarge, format!("at most {CLIENT_CONTENT_BYTES_MAX} bytes of content")));
+    if content.len() > limits::CONTENT_BYTES_MAX {
+        let text = format!("a message has at most {} bytes of content", limits::CONTENT_BYTES_MAX);
+        return Err(Refusal::new(ErrorCode::TooLarge, text));
     }
     Ok(())
 }
@@ -56,34 +53,26 @@ pub fn check_metadata(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Ok(());
     }
-    if text.len() > METADATA_BYTES_MAX {
-        return Err(format!("`metadata` has more than {METADATA_BYTES_MAX} bytes"));
+    if text.len() > limits::METADATA_BYTES_MAX {
+        return Err(format!("`metadata` has more than {} bytes", limits::METADATA_BYTES_MAX));
     }
     let object = text.starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok();
     if object { Ok(()) } else { Err("`metadata` is not a JSON object".to_owned()) }
 }
 
 /// A word without spaces or control characters, such as a type or a platform.
-pub fn check_word(word: &str) -> Result<(), String> {
+pub fn check_word(word: &str, bytes_max: usize) -> Result<(), String> {
     let ok = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':' | b'/' | b'+');
-    if word.is_empty() || word.len() > WORD_BYTES_MAX || !word.bytes().all(ok) {
-        return Err(format!("must be 1 to {WORD_BYTES_MAX} of A-Z a-z 0-9 _ - . : / +"));
+    if word.is_empty() || word.len() > bytes_max || !word.bytes().all(ok) {
+        return Err(format!("must be 1 to {bytes_max} of A-Z a-z 0-9 _ - . : / +"));
     }
     Ok(())
 }
 
-/// An idempotency key: anything printable, so that it cannot split a log line.
-pub fn check_key(key: &str) -> Result<(), String> {
-    if key.len() > KEY_BYTES_MAX || key.chars().any(char::is_control) {
-        return Err(format!("must be at most {KEY_BYTES_MAX} bytes without control characters"));
-    }
-    Ok(())
-}
-
-/// A title or a sender's name: printable and short.
-pub fn check_title(text: &str) -> Result<(), String> {
-    if text.len() > TITLE_BYTES_MAX || text.chars().any(char::is_control) {
-        return Err(format!("must be at most {TITLE_BYTES_MAX} bytes without control characters"));
+/// A key, a title or a name that people see: short, and without what could split a log line.
+pub fn check_line(text: &str, bytes_max: usize) -> Result<(), String> {
+    if text.len() > bytes_max || text.chars().any(char::is_control) {
+        return Err(format!("must be at most {bytes_max} bytes without control characters"));
     }
     Ok(())
 }
@@ -97,7 +86,7 @@ mod tests {
         for good in ["", "{}", "{\"a\":[1,{\"b\":null}]}"] {
             assert_eq!(check_metadata(good), Ok(()), "{good}");
         }
-        let long = format!("{{\"a\":\"{}\"}}", "x".repeat(METADATA_BYTES_MAX));
+        let long = format!("{{\"a\":\"{}\"}}", "x".repeat(limits::METADATA_BYTES_MAX));
         for bad in ["[]", "1", "{", "{}{}", " {}", "{\"a\":}", &long] {
             assert!(check_metadata(bad).is_err(), "{bad}");
         }

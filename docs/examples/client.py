@@ -5,11 +5,12 @@ It follows the one rule of the protocol: keep (epoch, seq) per stream; every bat
 `after <= seq`: take what is newer and move to `upto`. `after > seq`: a hole, so pull. The cursors are kept in a file, so a
 second run shows what was missed, once and in order.
 """
-import asyncio, itertools, json, pathlib, random, sys
+import asyncio, itertools, json, os, pathlib, random, sys
 import websockets
 
 UID, GROUPS = sys.argv[1] if len(sys.argv) > 1 else "alice", sys.argv[2:]
-URL = f"ws://127.0.0.1:8080/api/v1/ws?uid={UID}&device=python&defer=1"
+ADDR = os.environ.get("TIDEGATE_CLIENT_ADDR", "127.0.0.1:8080")
+URL = f"ws://{ADDR}/api/v1/ws?uid={UID}&device=python&defer=1"
 FILE = pathlib.Path(f".tidegate-{UID}.json")
 cursors = json.loads(FILE.read_text()) if FILE.exists() else {}
 

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::json;
 use tidegate_control_core::domain::{ErrorCode, Gid, Refusal, Role, Uid};
-use tidegate_control_core::partition::{Command, Reply};
+use tidegate_control_core::partition::{Command, Reply, limits};
 use tidegate_control_core::ports::{Group, Member, StoreReader};
 
 use super::Api;
@@ -19,9 +19,10 @@ use super::auth::Caller;
 use super::error::{ApiError, ErrorObject, object};
 use super::extract::{Fields, JsonBody, Names, Params, name};
 use super::streams::unexpected;
+use crate::message::check_line;
 
 /// Members named in one request.
-pub const MEMBERS_PER_REQUEST_MAX: usize = 1_000;
+pub const MEMBERS_PER_REQUEST_MAX: usize = limits::GROUP_MEMBERS_MAX;
 /// Members in one answer.
 pub const MEMBERS_PAGE_MAX: usize = 1_000;
 /// Groups in one answer.
@@ -73,7 +74,7 @@ pub async fn create(
     if gid.is_none() {
         fields.problem("gid", "is not a valid name");
     }
-    if let Err(problem) = crate::message::check_title(&name) {
+    if let Err(problem) = check_line(&name, limits::GROUP_NAME_BYTES_MAX) {
         fields.problem("name", problem);
     }
     let problems = fields.into_problems();

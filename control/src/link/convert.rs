@@ -4,7 +4,8 @@ use tidegate_control_core::domain::{
     Body, Content, Epoch, ErrorCode, LeaveReason, Lsn, OwnerEpoch, Priority, Refusal, Seq, StreamKey, Uid,
 };
 use tidegate_control_core::partition::{
-    Command, GatewayId, Input, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Origin, Push, Recovered, Reply,
+    Command, GatewayId, Input, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Origin, Push, Recovered,
+    Reply, limits,
 };
 use tidegate_control_core::ports::Stored;
 use tidegate_proto::v1::{self, link_down_item, link_reply, link_request, link_up_item};
@@ -17,8 +18,6 @@ use crate::runtime::{Answer, LinkOut, LinkWork};
 pub const OPEN_STREAMS_MAX: usize = 10_000;
 /// Streams in one Heads request.
 pub const HEADS_MAX: usize = 10_000;
-/// Longest device name.
-pub const DEVICE_BYTES_MAX: usize = 128;
 
 /// An epoch that no stream has: what a client named does not parse, so it is not ours.
 const FOREIGN_EPOCH: Epoch = Epoch(u64::MAX);
@@ -73,7 +72,7 @@ pub(crate) fn up(gateway: GatewayId, origin: Origin, item: v1::LinkUpItem) -> Re
 }
 
 fn up_open(open: v1::LinkOpen) -> Result<LinkOpen, BadItem> {
-    if open.streams.len() > OPEN_STREAMS_MAX || open.device.len() > DEVICE_BYTES_MAX {
+    if open.streams.len() > OPEN_STREAMS_MAX || open.device.len() > limits::DEVICE_BYTES_MAX {
         return Err(BadItem::TooLong);
     }
     let stream = |asked: v1::LinkOpenStream| {
@@ -92,7 +91,7 @@ fn up_open(open: v1::LinkOpen) -> Result<LinkOpen, BadItem> {
 
 fn up_request(request: v1::LinkRequest) -> Result<Up, BadItem> {
     let corr = corr(request.corr)?;
-    if request.device.len() > DEVICE_BYTES_MAX {
+    if request.device.len() > limits::DEVICE_BYTES_MAX {
         return Err(BadItem::TooLong);
     }
     let uid: Option<Uid> = match request.uid.as_str() {

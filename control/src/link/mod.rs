@@ -29,7 +29,7 @@ pub const ATTACHMENTS_MAX: usize = 1_024;
 /// Messages down that may be ahead of the connection's own flow control.
 const DOWN_MESSAGES_MAX: usize = 4;
 /// How long the routes of a gateway that went away are kept for its return.
-const FORGET_AFTER: Duration = Duration::from_secs(30);
+const FORGET_AFTER: Duration = Duration::from_secs(120);
 
 /// What all attachments share.
 pub struct Links {

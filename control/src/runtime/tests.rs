@@ -148,6 +148,23 @@ async fn a_full_queue_refuses_the_api_and_leaves_room_for_links() {
 }
 
 #[tokio::test]
+async fn who_has_no_more_patience_is_not_told_ok() {
+    let script: Arc<Script> = Arc::default();
+    let (started, _) = start(&script);
+    script.shut.store(true, Ordering::SeqCst);
+    let answer = started.sequencer.ask(command(1), Duration::from_millis(20)).await;
+    assert_eq!(answer.expect_err("the outcome is unknown").code, ErrorCode::Unavailable);
+    // A link fills what the API may not, and a patient caller is refused in the end.
+    let room = started.sequencer.submit(commands(SUBMISSION_SLOTS_MAX - 1)).expect("room");
+    let refused = started.sequencer.submit_with_patience(commands(LINK_SLOTS_RESERVED + 1), Duration::from_millis(20));
+    assert_eq!(refused.await.expect_err("no room").code, ErrorCode::Overloaded);
+    script.shut.store(false, Ordering::SeqCst);
+    room.await.expect("answered after all");
+    let late = started.sequencer.submit_with_patience(commands(LINK_SLOTS_RESERVED + 1), Duration::from_secs(60));
+    late.await.expect("room again").await.expect("answered");
+}
+
+#[tokio::test]
 async fn an_unavailable_store_delays_answers_and_a_failed_one_ends_them() {
     let script: Arc<Script> = Arc::default();
     let (started, told) = start(&script);

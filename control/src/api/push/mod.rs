@@ -5,19 +5,17 @@ use hashbrown::HashSet;
 use smallvec::SmallVec;
 use tidegate_control_core::domain::names::EVERYBODY;
 use tidegate_control_core::domain::{Content, ErrorCode, Priority, Refusal, StreamKey, StreamKind};
-use tidegate_control_core::partition::{Command, Push, Reply};
+use tidegate_control_core::partition::{Command, Push, Reply, limits};
 use tidegate_proto::v1::{PushResult, PushStatus};
 
 use super::Api;
 use super::error::{FieldProblem, push_error};
-use crate::message::{check_content, check_key, check_metadata, check_title, check_word};
+use crate::message::{KEY_BYTES_MAX, check_content, check_line, check_metadata, check_word};
 use crate::presence::View;
 use crate::runtime::{Answer, SUBMISSION_SLOTS_MAX, slots_of_content};
 
 pub mod rest;
 
-/// Platforms that one push may name.
-pub const PLATFORMS_MAX: usize = 8;
 /// Slots that one request may take, so that it leaves room for those that are handed over with it.
 const REQUEST_SLOTS_MAX: usize = SUBMISSION_SLOTS_MAX / 2;
 
@@ -125,17 +123,18 @@ impl Template {
         let mut check = |field: &'static str, result: Result<(), String>| {
             problems.extend(result.err().map(|problem| FieldProblem::new(field, problem)));
         };
-        check("message.type", check_word(&self.kind));
-        check("message.title", check_title(&self.title));
+        check("message.type", check_word(&self.kind, limits::KIND_BYTES_MAX));
+        check("message.title", check_line(&self.title, limits::TITLE_BYTES_MAX));
         check("message.metadata", check_metadata(&self.metadata));
-        check("from", check_title(&self.from));
+        check("from", check_line(&self.from, limits::FROM_BYTES_MAX));
         if let Some(key) = &self.message_id {
-            check("message_id", check_key(key));
+            check("message_id", check_line(key, KEY_BYTES_MAX));
         }
-        if self.platforms.len() > PLATFORMS_MAX {
-            check("platforms", Err(format!("has more than {PLATFORMS_MAX}")));
+        if self.platforms.len() > limits::PLATFORMS_MAX {
+            check("platforms", Err(format!("has more than {}", limits::PLATFORMS_MAX)));
         }
-        let bad_platform = self.platforms.iter().find_map(|platform| check_word(platform).err());
+        let bad_platform =
+            self.platforms.iter().find_map(|platform| check_word(platform, limits::PLATFORM_BYTES_MAX).err());
         check("platforms", bad_platform.map_or(Ok(()), Err));
         problems
     }

@@ -76,7 +76,7 @@ fn all_problems_of_a_template_are_listed() {
         kind: "two words".into(),
         metadata: "[]".into(),
         message_id: Some("a\nb".into()),
-        platforms: SmallVec::from_elem("".into(), PLATFORMS_MAX + 1),
+        platforms: SmallVec::from_elem("".into(), limits::PLATFORMS_MAX + 1),
         ..template()
     };
     let fields: Vec<String> = bad.problems().into_iter().map(|problem| problem.field).collect();
