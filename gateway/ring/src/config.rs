@@ -17,13 +17,15 @@ pub const LINGER_MS_MAX: u32 = 60_000;
 /// Sizes of a [`crate::RingDriver`]. The defaults are for one ring per core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingConfig {
-    /// Rings in the driver's thread, 1 to 256. More than one only where RLIMIT_NOFILE limits a ring's table.
+    /// Rings in the driver's thread, 1 to 256. More than one where RLIMIT_NOFILE limits a ring's table, or beyond some 100,000
+    /// sockets: each close walks one of the hash chains in which the kernel keeps a ring's armed polls.
     pub rings: u16,
-    /// Sockets per ring; lowered to RLIMIT_NOFILE, which limits every registered table.
+    /// Sockets per ring; lowered to RLIMIT_NOFILE, which limits every registered table. The kernel allocates 8 bytes for each at
+    /// once; the 16 of this side become resident with use.
     pub slots_per_ring: u32,
     /// Submission entries, rounded up to a power of two by the kernel.
     pub sq_entries: u32,
-    /// Completion entries, at least 4096.
+    /// Completion entries, at least 4096. From 8192 on the kernel keeps armed polls in its full 256 hash chains.
     pub cq_entries: u32,
     /// The submission queue is entered when this many entries are queued. 32 to 64 measured best.
     pub enter_every: u32,
@@ -44,9 +46,9 @@ impl Default for RingConfig {
     fn default() -> Self {
         RingConfig {
             rings: 1,
-            slots_per_ring: SLOTS_MAX,
+            slots_per_ring: 1 << 17,
             sq_entries: 256,
-            cq_entries: CQ_ENTRIES_MIN,
+            cq_entries: 8192,
             enter_every: 64,
             buffers: 256,
             buffer_bytes: 4096,

@@ -64,6 +64,7 @@ impl RingDriver {
         for ring in 0..config.rings {
             let failed = |source| OpenError::Ring { ring, source };
             let queue = Queue::open(config, slots).map_err(failed)?;
+            queue.limit_workers().map_err(failed)?;
             if config.rings > 1 {
                 queue.signal(doorbell.fd()).map_err(failed)?;
             }
@@ -95,7 +96,6 @@ impl RingDriver {
     }
 
     fn serve(&mut self, emit: &mut dyn FnMut(Event<'_>)) {
-        self.answer_doorbell(emit);
         for unit in &mut self.units {
             if unit.has_work() || unit.deadline().is_some() {
                 unit.service(emit);
@@ -106,11 +106,7 @@ impl RingDriver {
             self.doorbell.reset();
             self.watch_doorbell();
         }
-        // Its completion may have been consumed just now, and would not end the sleep that follows.
-        self.answer_doorbell(emit);
-    }
-
-    fn answer_doorbell(&self, emit: &mut dyn FnMut(Event<'_>)) {
+        // After the completions: one of the doorbell that was consumed above does not end the sleep that may follow.
         if self.doorbell.answer() {
             emit(Event::Doorbell);
         }
@@ -180,5 +176,34 @@ impl Driver for RingDriver {
 
     fn now(&self) -> Now {
         monotonic()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::probe::probe;
+
+    /// The worst moment: the driver has looked at everything and goes to sleep without a deadline.
+    #[test]
+    fn a_ring_between_the_last_look_and_the_sleep_ends_the_sleep() {
+        for rings in [1, 3] {
+            let (awake, woken) = mpsc::channel();
+            thread::spawn(move || {
+                let config = RingConfig { rings, slots_per_ring: 4, ..RingConfig::default() };
+                let mut driver = RingDriver::open(&config, probe().unwrap()).unwrap();
+                driver.serve(&mut |event| panic!("{event:?}"));
+                driver.doorbell().ring();
+                driver.sleep(None);
+                let mut answered = 0;
+                driver.serve(&mut |event| answered += u32::from(matches!(event, Event::Doorbell)));
+                awake.send(answered).unwrap();
+            });
+            let patience = Duration::from_secs(60);
+            assert_eq!(woken.recv_timeout(patience), Ok(1), "with {rings} rings");
+        }
     }
 }

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 
+use bytes::Bytes;
 use io_uring::register::Probe;
 
 use crate::config::{CQ_ENTRIES_MIN, RingConfig};
@@ -13,6 +14,9 @@ use crate::op;
 use crate::queue::{self, Queue};
 use crate::tag::{OpKind, SlotUse};
 use crate::thread::nofile;
+
+/// More than a socket takes whose peer does not read.
+const TOO_MUCH: usize = 4 << 20;
 
 /// What this host's io_uring can do beyond the minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +63,9 @@ pub fn probe() -> Result<Features, Unsupported> {
         Some(libc::EINVAL) => Unsupported::TooOld("sparse file tables or provided buffer rings"),
         _ => Unsupported::Failed(error),
     })?;
+    if !tells_short_sends(&mut queue).map_err(Unsupported::Failed)? {
+        return Err(Unsupported::TooOld("completions of short sends"));
+    }
     Ok(Features {
         can_reset: can_reset(&mut queue).map_err(Unsupported::Failed)?,
         slots_max: nofile().map_err(Unsupported::Failed)?,
@@ -74,16 +81,32 @@ fn refusal(error: io::Error) -> Unsupported {
     }
 }
 
+/// Whether a send that does not fit is heard of although success is skipped, by sending too much. All delivery rests on it.
+fn tells_short_sends(queue: &mut Queue) -> io::Result<bool> {
+    let (socket, _peer) = UnixStream::pair()?;
+    queue.place(0, &socket.into())?;
+    let of = SlotUse { slot: 0, uses: 1 };
+    queue.push_send(of, &Bytes::from(vec![0; TOO_MUCH]), 0);
+    queue.push(&op::close::slot(of));
+    let told = results(queue, OpKind::Send);
+    Ok(matches!(told[..], [taken] if taken > 0 && (taken as usize) < TOO_MUCH))
+}
+
 /// Whether a registered socket can be told to reset, by telling one.
 fn can_reset(queue: &mut Queue) -> io::Result<bool> {
     let (socket, _peer) = UnixStream::pair()?;
     queue.place(0, &socket.into())?;
-    let of = SlotUse { slot: 0, uses: 1 };
+    let of = SlotUse { slot: 0, uses: 2 };
     queue.push_linked(&[op::linger::reset_then(of), op::close::slot(of)]);
+    Ok(results(queue, OpKind::Linger) == [0])
+}
+
+fn results(queue: &mut Queue, kind: OpKind) -> Vec<i32> {
     queue.visit();
     let mut completions = Vec::new();
     queue.reap(&mut completions);
-    Ok(completions.iter().any(|completion| completion.tag().kind == OpKind::Linger && completion.result == 0))
+    completions.retain(|completion| completion.tag().kind == kind);
+    completions.into_iter().map(|completion| completion.result).collect()
 }
 
 #[cfg(test)]

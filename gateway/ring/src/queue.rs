@@ -59,8 +59,6 @@ pub(crate) struct Queue {
     reaped: Vec<Completion>,
     queued: u32,
     enter_every: u32,
-    /// The last visit to the kernel brought completions; deferred work beyond one visit's share is not signalled again.
-    hot: bool,
     enters: u64,
 }
 
@@ -77,7 +75,6 @@ impl Queue {
     pub fn open(config: &RingConfig, slots: u32) -> io::Result<Queue> {
         let ring = build(config.sq_entries, config.cq_entries)?;
         ring.submitter().register_files_sparse(slots)?;
-        ring.submitter().register_iowq_max_workers(&mut [WORKERS_MAX, WORKERS_MAX])?;
         let mut buffers = Buffers::map(config.buffers, config.buffer_bytes)?;
         buffers.register(&ring.submitter())?;
         Ok(Queue {
@@ -87,7 +84,6 @@ impl Queue {
             reaped: Vec::new(),
             queued: 0,
             enter_every: config.enter_every,
-            hot: false,
             enters: 0,
         })
     }
@@ -100,6 +96,11 @@ impl Queue {
     /// The eventfd is signalled whenever the ring has something to reap or to run.
     pub fn signal(&self, eventfd: i32) -> io::Result<()> {
         self.ring.0.submitter().register_eventfd(eventfd)
+    }
+
+    /// Bounds the worker threads of the calling thread's rings.
+    pub fn limit_workers(&self) -> io::Result<()> {
+        self.ring.0.submitter().register_iowq_max_workers(&mut [WORKERS_MAX, WORKERS_MAX])
     }
 
     pub fn push(&mut self, sqe: &Sqe) {
@@ -162,7 +163,7 @@ impl Queue {
     /// Whether a visit to the kernel would do something: submit, run deferred work, fetch overflown completions.
     pub fn needs_visit(&mut self) -> bool {
         let sq = self.ring.0.submission();
-        self.hot || !sq.is_empty() || sq.taskrun() || sq.cq_overflow()
+        !sq.is_empty() || sq.taskrun() || sq.cq_overflow()
     }
 
     /// Whether something can be reaped without a visit.
@@ -178,26 +179,24 @@ impl Queue {
     /// Submits all that is queued and runs deferred work; does not sleep.
     pub fn visit(&mut self) {
         let pending = self.pending();
-        let entered = match self.enter(pending, 0, None) {
-            Ok(entered) => entered,
-            Err(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => 0,
+        match self.enter(pending, 0, None) {
+            // An enter that did not consume everything did not come to the deferred work either, and its flag stays up.
+            Ok(()) | Err(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => self.submit(),
             Err(errno) => panic!("io_uring_enter: {}", io::Error::from_raw_os_error(errno)),
-        };
-        // An enter that did not consume everything did not come to the deferred work either.
-        let unfinished = entered < pending;
-        self.submit();
-        self.hot = unfinished || self.has_completions();
+        }
     }
 
     /// Like [`Queue::visit`], then sleeps until a completion or for `timeout` (`None`: without end).
     pub fn visit_and_wait(&mut self, timeout: Option<Duration>) {
         self.submit();
+        if !self.reaped.is_empty() {
+            return;
+        }
         match self.enter(0, 1, timeout) {
             // ETIME: the time-out. A signal or a shortage of memory ends the sleep early, which the caller's loop bears.
-            Ok(_) | Err(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
+            Ok(()) | Err(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => {}
             Err(errno) => panic!("io_uring_enter: {}", io::Error::from_raw_os_error(errno)),
         }
-        self.hot = self.has_completions();
     }
 
     /// Enters until the kernel has consumed all that is queued.
@@ -251,8 +250,8 @@ impl Queue {
         sq.len() as u32
     }
 
-    /// One enter that runs deferred work. Returns how many entries it consumed; the error is an errno.
-    fn enter(&mut self, submit: u32, want: u32, timeout: Option<Duration>) -> Result<u32, i32> {
+    /// One enter that runs deferred work. The error is an errno.
+    fn enter(&mut self, submit: u32, want: u32, timeout: Option<Duration>) -> Result<(), i32> {
         self.enters += 1;
         let submitter = self.ring.0.submitter();
         let entered = match timeout {
@@ -269,7 +268,7 @@ impl Queue {
                 unsafe { submitter.enter(submit, want, flags, Some(&args)) }
             }
         };
-        entered.map(|count| count as u32).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
+        entered.map(drop).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::tag::{OpKind, SlotUse, Tag};
 
 pub(crate) type Emit<'a> = &'a mut dyn FnMut(Event<'_>);
 
-/// Visits to the kernel for completions in a row before the caller gets its turn; each brings 20 or more.
+/// Visits to the kernel for completions in a row before the caller gets its turn; each does 20 pieces of deferred work.
 const VISITS_MAX: u32 = 64;
 
 #[derive(Debug)]
@@ -164,15 +164,16 @@ impl Unit {
         let mut batch = std::mem::take(&mut self.batch);
         let mut visits = 0;
         loop {
-            let asked = !self.queue.has_completions() && self.queue.needs_visit();
-            if asked && (visits < VISITS_MAX || self.queue.is_overflown()) {
+            if !self.queue.has_completions() {
+                // Deferred work may complete nothing and leave more behind.
+                let may_visit = visits < VISITS_MAX || self.queue.is_overflown();
+                if !may_visit || !self.queue.needs_visit() {
+                    break;
+                }
                 visits += 1;
                 self.queue.visit();
             }
             self.queue.reap(&mut batch);
-            if batch.is_empty() {
-                break;
-            }
             for completion in batch.drain(..) {
                 self.on_completion(completion, emit);
             }

@@ -189,6 +189,30 @@ fn check_only_own(client: &TcpStream, token: u64, how: CloseHow, sent: u64) {
     }
 }
 
+#[test]
+fn a_dropped_driver_ends_its_connections() {
+    let mut rig = Rig::new(RingConfig::default());
+    let mut clients: Vec<TcpStream> = (0..10).map(|token| open(&mut rig, token).1).collect();
+    rig.flush();
+    drop(rig);
+    for client in &mut clients {
+        assert_eq!(read_to_end(client), b"");
+    }
+}
+
+/// The kernel brings 20 ends of cancelled polls per visit and does not say that there are more.
+#[test]
+fn one_flush_ends_all_that_were_aborted() {
+    let mut rig = Rig::new(RingConfig::default());
+    let ends: Vec<_> = (0..500).map(|token| open(&mut rig, token)).collect();
+    rig.flush();
+    for (token, (socket, _)) in ends.iter().enumerate() {
+        rig.close(token as u64, *socket, CloseHow::Abort);
+    }
+    rig.flush();
+    assert_eq!(rig.log.len(), 500);
+}
+
 /// Sockets closed by the thousand, none of them quiet, end exactly once each and leave an empty table.
 #[test]
 fn a_mass_close_ends_each_socket_once() {

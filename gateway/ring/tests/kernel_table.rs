@@ -24,6 +24,36 @@ fn a_table_is_limited_by_the_descriptor_limit_of_the_process_and_each_ring_has_i
     }
 }
 
+/// Must stay: a visit runs a bounded share of the deferred work (20 at a time). The ring's flags say that there is more, which is all
+/// that the driver looks at before it sleeps; the eventfd is not signalled again.
+#[test]
+fn deferred_work_that_one_visit_leaves_over_shows_in_the_flags() {
+    let mut bare = Bare::new();
+    bare.0.submitter().unregister_files().unwrap();
+    bare.0.submitter().register_files_sparse(500).unwrap();
+    let mut clients: Vec<_> = (0..500)
+        .map(|slot| {
+            let (server, client) = pair();
+            bare.place(slot, server);
+            if bare.0.submission().is_full() {
+                bare.visit();
+            }
+            bare.push(opcode::PollAdd::new(Fixed(slot), libc::POLLIN as u32).multi(true).build(), slot.into());
+            client
+        })
+        .collect();
+    assert_eq!(bare.visit(), []);
+    for client in &mut clients {
+        client.write_all(b"x").unwrap();
+    }
+    let mut fired = Vec::new();
+    while bare.0.submission().taskrun() {
+        fired.extend(bare.visit().iter().map(|cqe| cqe.id));
+    }
+    fired.sort_unstable();
+    assert!(fired.into_iter().eq(0..500));
+}
+
 /// Must stay: promotion closes the ordinary descriptor as soon as the slot has the socket.
 #[test]
 fn a_registered_socket_outlives_its_descriptor() {
@@ -108,4 +138,28 @@ fn ordinary_descriptors_work_in_a_ring_with_a_table() {
     bare.push(opcode::PollAdd::new(fd, libc::POLLIN as u32).build(), 1);
     client.write_all(b"x").unwrap();
     assert!(bare.wait()[0].result & i32::from(libc::POLLIN) != 0);
+}
+
+/// Must stay: "no completion" means "sent", so the driver must get overflown completions back, all of them, before it says so.
+#[test]
+fn overflown_completions_come_back_in_order() {
+    const COUNT: u64 = 10_000;
+    let mut bare = Bare::new();
+    let capacity = bare.0.completion().capacity() as u64;
+    assert!(capacity < COUNT);
+    for id in 0..COUNT {
+        if bare.0.submission().is_full() {
+            bare.0.submit().unwrap();
+        }
+        bare.push(opcode::Nop::new().build(), id);
+    }
+    bare.0.submit().unwrap();
+    assert!(bare.0.submission().cq_overflow());
+    let mut ids = Vec::new();
+    while bare.0.submission().cq_overflow() {
+        ids.extend(bare.visit().iter().map(|cqe| cqe.id));
+    }
+    ids.extend(bare.visit().iter().map(|cqe| cqe.id));
+    assert!(ids.iter().copied().eq(0..COUNT));
+    assert_eq!(bare.0.completion().overflow(), 0, "none was dropped");
 }

@@ -35,12 +35,13 @@ fn bytes_are_lent_in_place_and_may_be_changed() {
         client.write_all(&[round; 8]).unwrap();
         let mut seen = Vec::new();
         while seen.is_empty() {
-            rig.driver.turn(None, &mut |event| {
-                if let Event::Data { bytes, .. } = event {
-                    bytes.iter_mut().for_each(|byte| *byte ^= 0xff);
-                    seen.extend_from_slice(bytes);
-                }
+            let deadline = rig.driver.now() + support::PATIENCE;
+            rig.driver.turn(Some(deadline), &mut |event| {
+                let Event::Data { bytes, .. } = event else { panic!("{event:?}") };
+                bytes.iter_mut().for_each(|byte| *byte ^= 0xff);
+                seen.extend_from_slice(bytes);
             });
+            assert!(!seen.is_empty(), "round {round}");
         }
         assert_eq!(seen, [!round; 8]);
     }
@@ -114,19 +115,33 @@ fn one_turn_reads_a_bounded_share_of_a_flood() {
 }
 
 #[test]
-fn a_half_closed_peer_still_gets_its_answer() {
-    let mut rig = Rig::new(RingConfig::default());
+fn a_half_closed_peer_still_gets_its_answer_and_is_closed_without_lingering() {
+    let mut rig = Rig::new(RingConfig { linger_ms: 60_000, ..RingConfig::default() });
     let (server, mut client) = Listener::new().pair();
     let socket = rig.register(1, server);
     client.write_all(b"question").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     rig.until_seen(Seen::Eof(Token(1)));
     assert_eq!(rig.received(1), b"question");
+    rig.log.clear();
     rig.send(1, socket, &bytes::Bytes::from_static(b"answer"));
     rig.close(1, socket, CloseHow::Graceful);
-    rig.until_seen(Seen::Closed(Token(1)));
+    rig.flush();
+    assert_eq!(rig.log, [Seen::Closed(Token(1))]);
     assert_eq!(support::read_to_end(&mut client), b"answer");
-    assert_eq!(rig.count(&Seen::Eof(Token(1))), 1);
+}
+
+#[test]
+fn after_the_end_of_input_not_even_a_reset_is_told() {
+    let mut rig = Rig::new(RingConfig::default());
+    let (server, client) = Listener::new().pair();
+    rig.register(1, server);
+    client.shutdown(Shutdown::Write).unwrap();
+    rig.until_seen(Seen::Eof(Token(1)));
+    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    rig.turn(Duration::from_millis(50));
+    assert_eq!(rig.log, [Seen::Eof(Token(1))]);
 }
 
 #[test]
