@@ -138,16 +138,14 @@ impl Engine {
     }
 
     fn echo(&mut self, slot: Slot, op: OpCode, payload: &[u8]) {
-        let packed = match self.slab.cold(slot).deflate_window {
-            0 => None,
-            bits => {
-                let deflater = &mut self.kit.deflaters[usize::from(bits - WINDOW_BITS_MIN)];
-                deflater.get_or_insert_with(|| Box::new(Deflater::new(bits))).frame(op, payload)
-            }
-        };
-        match packed {
-            Some(frame) => self.enqueue(slot, Queued { frame, kind: Kind::Direct }),
-            None => self.enqueue_frame(slot, op, payload),
+        let window_bits = self.slab.cold(slot).deflate_window;
+        if window_bits == 0 {
+            return self.enqueue_frame(slot, op, payload);
         }
+        // Compressed whatever it gains: this is what conformance suites negotiate compression to see.
+        let deflater = &mut self.kit.deflaters[usize::from(window_bits - WINDOW_BITS_MIN)];
+        let deflater = deflater.get_or_insert_with(|| Box::new(Deflater::new(window_bits)));
+        let frame = deflater.frame_always(op, payload);
+        self.enqueue(slot, Queued { frame, kind: Kind::Direct });
     }
 }
