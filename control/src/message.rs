@@ -1,7 +1,7 @@
 //! What every way in demands of a message, whoever brings it.
 
 use bytes::Bytes;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use tidegate_control_core::domain::{Content, ErrorCode, Refusal};
 use tidegate_control_core::partition::limits;
 
@@ -9,6 +9,8 @@ use tidegate_control_core::partition::limits;
 pub const KIND_DEFAULT: &str = "text";
 /// Most characters of a client's `text` message.
 pub const TEXT_CHARS_MAX: usize = 2_000;
+/// Deepest nesting of metadata, the object itself included; what gateways accept from clients as well.
+const METADATA_DEPTH_MAX: u32 = 32;
 /// Most messages of one page.
 pub const PAGE_MESSAGES_MAX: usize = limits::PULL_MESSAGES_MAX;
 /// Longest `message_id` or `client_msg_id`.
@@ -56,8 +58,20 @@ pub fn check_metadata(text: &str) -> Result<(), String> {
     if text.len() > limits::METADATA_BYTES_MAX {
         return Err(format!("`metadata` has more than {} bytes", limits::METADATA_BYTES_MAX));
     }
-    let object = text.starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok();
-    if object { Ok(()) } else { Err("`metadata` is not a JSON object".to_owned()) }
+    // Parsed in full: it goes to clients as it is, and one that their parsers refuse would spoil the whole batch.
+    match serde_json::from_str::<Map<String, Value>>(text) {
+        Ok(object) if object.values().all(|value| is_shallow(value, METADATA_DEPTH_MAX - 1)) => Ok(()),
+        Ok(_) => Err(format!("`metadata` has more than {METADATA_DEPTH_MAX} levels")),
+        Err(_) => Err("`metadata` is not a JSON object".to_owned()),
+    }
+}
+
+fn is_shallow(value: &Value, levels: u32) -> bool {
+    match value {
+        Value::Array(items) => levels > 0 && items.iter().all(|item| is_shallow(item, levels - 1)),
+        Value::Object(fields) => levels > 0 && fields.values().all(|field| is_shallow(field, levels - 1)),
+        _ => true,
+    }
 }
 
 /// A word without spaces or control characters, such as a type or a platform.
@@ -86,8 +100,9 @@ mod tests {
         for good in ["", "{}", "{\"a\":[1,{\"b\":null}]}"] {
             assert_eq!(check_metadata(good), Ok(()), "{good}");
         }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(40), "]".repeat(40));
         let long = format!("{{\"a\":\"{}\"}}", "x".repeat(limits::METADATA_BYTES_MAX));
-        for bad in ["[]", "1", "{", "{}{}", " {}", "{\"a\":}", &long] {
+        for bad in ["[]", "1", "{", "{}{}", "{\"a\":}", "{\"a\":1e999}", "{\"a\":\"\\ud800\"}", &deep, &long] {
             assert!(check_metadata(bad).is_err(), "{bad}");
         }
     }
