@@ -355,6 +355,16 @@ fn a_client_that_asks_without_reading_is_closed_3003_and_its_begun_frame_is_fini
 }
 
 #[test]
+fn a_stop_of_an_empty_shard_ends_the_loop_and_does_not_sleep() {
+    let mut world = World::quiet();
+    world.tick();
+    assert!(std::mem::take(&mut world.net.borrow_mut().asleep), "nothing to do but wait for the doorbell");
+    world.mail.inbox.push_back(ShardInput::Stop);
+    assert!(!world.tick());
+    assert!(!world.net.borrow().asleep);
+}
+
+#[test]
 fn a_stop_ends_everything_and_the_loop() {
     let mut world = World::quiet();
     let clients: Vec<Client> = (0..5).map(|n| world.connect(&format!("u{n}"))).collect();

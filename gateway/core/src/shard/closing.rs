@@ -259,6 +259,11 @@ impl Engine {
         }
     }
 
+    /// Stopped, and every socket is closed: nothing will ever wake this shard again.
+    pub(super) fn is_finished(&self) -> bool {
+        self.leaving.stopped && self.slab.live() == 0
+    }
+
     /// Whether the time until which a closing connection is borne has come.
     pub(super) fn is_overdue(&self, deadline: Tick) -> bool {
         self.clock.tick >= deadline

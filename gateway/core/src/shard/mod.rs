@@ -117,6 +117,7 @@ impl<D: Driver> Shard<D> {
             || timers_left
             || drain_at.is_some_and(|at| at <= engine.clock.now)
             || !engine.fanouts.is_empty()
+            || engine.is_finished()
             || !engine.todo.ready.is_empty();
         if busy || !mailbox.may_sleep() {
             self.flush();
@@ -128,7 +129,7 @@ impl<D: Driver> Shard<D> {
             mailbox.awake();
         }
         self.report(mailbox);
-        !(self.engine.leaving.stopped && self.engine.slab.live() == 0)
+        !self.engine.is_finished()
     }
 
     /// Returns true if the turn's budget ended it.

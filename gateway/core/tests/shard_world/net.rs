@@ -37,6 +37,8 @@ pub struct Net {
     pub slots: usize,
     pub sends_made: usize,
     pub flushes: usize,
+    /// The last turn would not have ended by itself.
+    pub asleep: bool,
     pub seed: u64,
     pending: Vec<(Token, Socket, Bytes, usize)>,
 }
@@ -199,8 +201,8 @@ impl Driver for NetDriver {
     }
 
     fn turn(&mut self, deadline: Option<Now>, on_event: &mut dyn FnMut(Event<'_>)) {
-        let _ = deadline;
-        self.emit(on_event);
+        let emitted = self.emit(on_event);
+        self.0.borrow_mut().asleep = emitted == 0 && deadline.is_none();
     }
 
     fn now(&self) -> Now {
