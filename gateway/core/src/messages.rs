@@ -113,6 +113,7 @@ pub enum ToHub {
         who: Box<Requester>,
         op: Op,
         /// Streams that the connection is a member of at this moment. Filled for `Op::Join` and `Op::Leave` only, empty otherwise.
+        /// A hint: commands that change it may be on their way.
         memberships: SmallVec<[StreamIdx; 4]>,
     },
     /// Memberships that ended; see the module's rule of counting. One entry per membership and stream.

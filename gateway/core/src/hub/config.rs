@@ -1,6 +1,6 @@
 //! The hub's settings, bounds and counters.
 
-use crate::client::ops::PAGE_BYTES_MAX;
+use crate::client::ops::{PAGE_BYTES_MAX, PULL_MESSAGES_MAX};
 use crate::messages::FANOUT_SLICE_MAX;
 
 /// Widest batch window.
@@ -41,7 +41,8 @@ pub const CREDIT_BYTES: u64 = 64 * 1024;
 pub const TIMERS_PER_CALL_MAX: usize = 1_024;
 
 const _: () = assert!(FRAME_BYTES_MAX <= WINDOW_BYTES_MAX);
-const _: () = assert!(PAGE_BYTES_MAX <= WINDOW_BYTES_MAX);
+const _: () = assert!(2 * PAGE_BYTES_MAX <= WINDOW_BYTES_MAX);
+const _: () = assert!(2 * PULL_MESSAGES_MAX as usize <= WINDOW_MESSAGES_MAX);
 const _: () = assert!(OPENS_ASKED_MAX <= OPENS_MAX);
 
 /// What an operator sets.

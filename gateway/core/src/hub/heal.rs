@@ -6,10 +6,10 @@ use std::time::Duration;
 use super::ops::Asked;
 use super::stream::{GapAll, Heal, HealStep};
 use super::{
-    FRAME_BYTES_MAX, HEAL_DISTANCE_MAX, HEAL_RETRY_MS, HEALS_ASKED_MAX, Hub, Timer, TimerKind, WINDOW_BYTES_MAX,
+    HEAL_DISTANCE_MAX, HEAL_RETRY_MS, HEALS_ASKED_MAX, Hub, Timer, TimerKind, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX,
 };
 use crate::client::errors::ErrorCode;
-use crate::client::ops::PULL_MESSAGES_MAX;
+use crate::client::ops::{PAGE_BYTES_MAX, PULL_MESSAGES_MAX};
 use crate::ids::{Epoch, Now, Seq, StreamIdx};
 use crate::link::{Corr, LinkError, LinkOk, LinkOp, Pulled, ToLink};
 use crate::messages::ToShard;
@@ -38,7 +38,8 @@ impl Hub {
         let Some(stream) = self.streams.at_mut(idx) else { return };
         let serial = stream.serial;
         let Some(pending) = stream.pending.as_mut() else { return };
-        let has_room = pending.durable_bytes + FRAME_BYTES_MAX <= WINDOW_BYTES_MAX / 2;
+        let has_room = pending.durable_bytes + PAGE_BYTES_MAX <= WINDOW_BYTES_MAX
+            && pending.durable.len() + PULL_MESSAGES_MAX as usize <= WINDOW_MESSAGES_MAX;
         if let Some(heal) = pending.heal.as_mut().filter(|heal| heal.step == HealStep::WaitsForRoom && has_room) {
             heal.step = HealStep::Queued;
             self.heal_queue.push_back((idx, serial));
@@ -87,7 +88,8 @@ impl Hub {
         let Some(stream) = self.streams.current(idx, serial) else { return };
         let heal = stream.pending.as_mut().and_then(|pending| pending.heal.as_mut());
         let Some(heal) = heal.filter(|heal| heal.step == HealStep::Asked(corr)) else { return };
-        heal.step = HealStep::WaitsForRoom;
+        // Nothing asks again while this answer is being worked on.
+        heal.step = HealStep::Queued;
         let target = heal.target;
         match result {
             Ok(LinkOk::Pulled(pulled)) => self.heal_pulled(now, idx, pulled),
@@ -118,9 +120,14 @@ impl Hub {
             self.give_up(now, idx, pulled.range.after);
         }
         self.take_durable(now, idx, pulled.range, pulled.messages);
-        match self.streams.at(idx) {
-            Some(stream) if stream.healing() && stream.received == before => self.retry_heal_later(now, idx),
-            _ => self.resume_heal(idx),
+        let Some(stream) = self.streams.at_mut(idx) else { return };
+        let progressed = stream.received > before;
+        let Some(heal) = stream.pending.as_mut().and_then(|pending| pending.heal.as_mut()) else { return };
+        if progressed {
+            heal.step = HealStep::WaitsForRoom;
+            self.resume_heal(idx);
+        } else {
+            self.retry_heal_later(now, idx);
         }
     }
 

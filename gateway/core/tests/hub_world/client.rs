@@ -16,8 +16,8 @@ pub struct Client {
     pub next_id: u32,
     /// To be sent by the world.
     pub wants: Vec<Op>,
-    /// Frames that began below the client's place.
-    pub overlaps: u64,
+    /// No frame may begin below the client's place. Otherwise the client may take what is new of it.
+    pub strict: bool,
     pub ephemeral: u64,
     pub batches: u64,
     /// What it asked and got, printed when a test fails.
@@ -50,6 +50,8 @@ pub struct Follow {
     pub seen: Vec<u64>,
     pub member: bool,
     pub gapped: bool,
+    /// A pull brought it here, perhaps beyond what was flushed.
+    pub pulled: u64,
 }
 
 impl Follow {
@@ -58,6 +60,7 @@ impl Follow {
         self.last = Some(last);
         self.start = last;
         self.seen.clear();
+        self.pulled = 0;
     }
 }
 
@@ -71,7 +74,7 @@ impl Client {
             requests: BTreeMap::new(),
             next_id: 1,
             wants: Vec::new(),
-            overlaps: 0,
+            strict: false,
             ephemeral: 0,
             batches: 0,
             history: Vec::new(),
@@ -137,8 +140,11 @@ impl Client {
         let follow = self.streams.entry(key(&state.stream)).or_default();
         follow.member = true;
         if state.recovered == "expired" {
-            // A recovery from there follows, whatever was missing before.
-            follow.stand(&state.epoch, state.first - 1);
+            // A recovery from there follows, whatever was missing before. Within an epoch a client never goes back.
+            let same = follow.epoch.as_ref().is_some_and(|epoch| *epoch.0 == *state.epoch);
+            if !same || follow.last.is_none_or(|last| last < state.first - 1) {
+                follow.stand(&state.epoch, state.first - 1);
+            }
             follow.gapped = false;
         } else if let Some(epoch) = &follow.epoch {
             assert_eq!(*epoch.0, *state.epoch, "a new epoch must be told as expired");
@@ -211,7 +217,8 @@ impl Client {
         );
         let last = follow.last.expect("stands somewhere");
         assert!(after <= last, "{uid}: a hole in {}: stands at {last}, got ({after}, {upto}]", batch.stream);
-        self.overlaps += u64::from(after < last);
+        let exact = self.strict && after >= follow.pulled;
+        assert!(!exact || after == last, "{uid} in {} stands at {last}, got ({after}, {upto}] again", batch.stream);
         take(follow, &batch.messages, after, upto);
     }
 
@@ -242,8 +249,15 @@ impl Client {
             return;
         }
         let Some(last) = follow.last else { return };
-        assert!(pull.after <= last, "an answer beyond the question");
+        if pull.after > last {
+            // Asked before a rejoin sent it back.
+            if follow.gapped {
+                self.pull(stream);
+            }
+            return;
+        }
         take(follow, &pull.messages, pull.after, pull.upto);
+        follow.pulled = follow.pulled.max(pull.upto);
         assert_eq!(pull.next_after, pull.upto);
         if !follow.gapped {
             return;

@@ -18,6 +18,8 @@ pub struct Control {
     /// What the present attachment wants.
     pub interest: BTreeSet<StreamKey>,
     pub attached: bool,
+    /// The hub has been told of this attachment.
+    pub heard: bool,
     /// Towards the hub, in order.
     pub down: VecDeque<FromLink>,
     /// From the hub, not yet worked off.
@@ -125,7 +127,7 @@ impl Control {
     }
 
     pub fn break_link(&mut self) {
-        self.attached = false;
+        (self.attached, self.heard) = (false, false);
         self.interest.clear();
         for item in std::mem::take(&mut self.up) {
             // Presence that is lost on the way is mended by the gateway's incarnation, which has no part in this world.
@@ -329,8 +331,15 @@ impl Control {
             return Err(LinkError { stands: Some(stands), ..refusal(ErrorCode::Expired) });
         }
         let log = &self.streams[&stream];
-        let mut all = log.messages.iter().filter(|message| message.seq > after);
-        let messages: Vec<Message> = all.by_ref().take(limit as usize).cloned().collect();
+        let mut all = log.messages.iter().filter(|message| message.seq > after).peekable();
+        let mut bytes = 0;
+        let mut messages: Vec<Message> = Vec::new();
+        while let Some(message) = all.next_if(|message| {
+            bytes += message.body.content.len() + 100;
+            messages.len() < limit as usize && (messages.is_empty() || bytes <= PAGE_BYTES_MAX)
+        }) {
+            messages.push(message.clone());
+        }
         let upto = match (all.next(), messages.last()) {
             (Some(_), Some(last)) => last.seq,
             _ => stands.head.max(after),

@@ -3,6 +3,7 @@
 
 #![allow(dead_code)]
 
+pub mod bench;
 pub mod client;
 pub mod control;
 pub mod frames;
@@ -16,6 +17,7 @@ use shard::Shard;
 use tidegate_gateway_core::client::ops::{AckMode, Op};
 use tidegate_gateway_core::hub::{Hub, HubConfig};
 use tidegate_gateway_core::ids::{ConnId, Now, StreamKey, Uid};
+use tidegate_gateway_core::link::FromLink;
 use tidegate_gateway_core::messages::{ConnClass, Encoding, Hello, PlatformId};
 
 pub struct World {
@@ -146,6 +148,9 @@ impl World {
     /// One item of control to the hub.
     pub fn link_step(&mut self) -> bool {
         let Some(item) = self.control.down.pop_front() else { return false };
+        if matches!(item, FromLink::Up) {
+            self.control.heard = true;
+        }
         self.hub.handle_link(self.now, item);
         self.drain_hub();
         true
@@ -183,10 +188,11 @@ impl World {
 
     fn drain_hub(&mut self) {
         while let Some((shard, command)) = self.hub.poll_shard() {
-            self.shards[usize::from(shard.0)].inbox.push_back(command);
+            self.shards[usize::from(shard.0)].accept(command);
         }
         while let Some(item) = self.hub.poll_link() {
-            match self.control.attached {
+            // What the hub says before it knows of a new attachment belongs to the old one and is lost with it.
+            match self.control.heard {
                 true => self.control.up.push_back(item),
                 false => self.control.presence(&item),
             }
@@ -310,4 +316,19 @@ pub fn uid(text: &str) -> Uid {
 
 pub fn key(text: &str) -> StreamKey {
     text.parse().expect("a stream key")
+}
+
+/// Two users with two connections each, and a closed group without members.
+pub fn world_with_group() -> (World, StreamKey) {
+    let mut world = World::new(3, 2, config());
+    for user in ["alice", "bob"] {
+        world.control.create(&format!("u:{user}"), false);
+        for _ in 0..2 {
+            let who = world.client(user);
+            world.connect(who, true);
+        }
+    }
+    let group = world.control.create("g:closed", false);
+    world.settle();
+    (world, group)
 }

@@ -64,6 +64,17 @@ impl Shard {
         }
     }
 
+    /// A command of the hub. It must not begin a fan-out while it waits to hear of the end of an earlier one.
+    pub fn accept(&mut self, command: ToShard) {
+        if let ToShard::Fanout(Fanout { stream, .. }) | ToShard::GapAll { stream, .. } = &command {
+            let queued = |item: &ToShard| matches!(item, ToShard::Fanout(f) if f.report_done && f.stream == *stream);
+            let done = |item: &ToHub| matches!(item, ToHub::FanoutDone { stream: of, .. } if of == stream);
+            let runs = self.running.iter().any(|running| running.fanout.stream == *stream);
+            assert!(!runs && !self.inbox.iter().any(queued) && !self.out.iter().any(done), "two fan-outs at once");
+        }
+        self.inbox.push_back(command);
+    }
+
     pub fn connect(&mut self, id: ConnId, hello: Hello) {
         let conn = ConnRef { shard: self.id, conn: id };
         self.out.push_back(ToHub::Connected { conn, hello: Box::new(hello.clone()) });
