@@ -221,7 +221,7 @@ impl MessageStore for EmbeddedStore {
         }
         live.active.last_crc = appended.crc;
         live.last = appended.last;
-        live.newest = appended.newest;
+        live.newest = live.newest.max(appended.newest);
         let full = live.active.records >= FLUSH_RECORDS;
         drop(live);
         if full {

@@ -188,6 +188,10 @@ impl Shared {
             self.live_mut().active.last_crc = crc;
         }
         self.flush()?;
+        // The log's last record says when it was made; the newest time of all is known to the index.
+        let newest = self.state().newest;
+        let mut live = self.live_mut();
+        live.newest = live.newest.max(newest);
         Ok(count)
     }
 }

@@ -167,3 +167,6 @@ pub fn segment_path(dir: &Path, first: Lsn) -> PathBuf {
 pub fn sync_dir(dir: &Path) -> std::io::Result<()> {
     File::open(dir)?.sync_all()
 }
+
+#[cfg(test)]
+mod tests;
