@@ -41,6 +41,21 @@ fn a_lost_index_is_made_again() {
     assert_whole(dir.path(), &records, "an empty folder");
 }
 
+/// Markers of a start that died while it opened the index, and of an index that failed at work.
+#[test]
+fn an_index_that_brought_a_start_down_is_not_tried_again() {
+    let dir = TempDir::new().unwrap();
+    let (mut writer, mut records) = (Writer::new(0x1dea_0007), Vec::new());
+    grow(dir.path(), &mut writer, &mut records, 3);
+    for name in ["index.opening", "index.failed"] {
+        let (marker, old) = (dir.path().join(name), dir.path().join("index").join("of-the-old-index"));
+        fs::write(&marker, b"").unwrap();
+        fs::write(&old, b"").unwrap();
+        assert_whole(dir.path(), &records, name);
+        assert!(!marker.exists() && !old.exists(), "{name}: a new index was made");
+    }
+}
+
 #[test]
 fn a_stale_index_catches_up() {
     let dir = TempDir::new().unwrap();

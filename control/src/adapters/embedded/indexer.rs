@@ -1,6 +1,8 @@
-//! The index thread: takes what commits left in the overlay and writes it into the index, in large batches.
+//! The index thread: takes what commits left in the overlay and writes it into the index, in large batches. Beside it, a
+//! thread that ends once it has read the keys of earlier openings into filters.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,18 +39,29 @@ pub enum Task {
 #[derive(Debug)]
 pub struct Indexer {
     tasks: Sender<Task>,
-    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Indexer {
     pub fn start(shared: Arc<Shared>) -> std::io::Result<Indexer> {
         let (tasks, inbox) = bounded(TASKS_MAX);
-        let thread = std::thread::Builder::new().name("store-index".into()).spawn(move || {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (filters, stopped) = (shared.clone(), stop.clone());
+        let spawn =
+            |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.into()).spawn(work);
+        let index = move || {
             if let Err(error) = run(&shared, &inbox) {
                 let _ = shared.index_failed(error);
             }
-        })?;
-        Ok(Indexer { tasks, thread: Some(thread) })
+        };
+        let build_filters = move || {
+            if let Err(error) = filters.index.build_filters(&stopped) {
+                let _ = filters.index_failed(error);
+            }
+        };
+        let threads = vec![spawn("store-index", Box::new(index))?, spawn("store-keys", Box::new(build_filters))?];
+        Ok(Indexer { tasks, stop, threads })
     }
 
     /// Asks for a write now; a full queue means that one is coming anyway.
@@ -67,7 +80,8 @@ impl Drop for Indexer {
     fn drop(&mut self) {
         // An error means that the thread has failed and said so already.
         let _ = self.tasks.send(Task::Stop);
-        if let Some(thread) = self.thread.take() {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }

@@ -1,6 +1,7 @@
 //! Opening: verify the truth, cut a torn tail, then bring the index to the log's end or make it anew.
 
-use std::fs;
+use std::fs::{self, File};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
@@ -150,13 +151,39 @@ impl Indexing<'_> {
 
     /// The index as found, caught up; `None` if it does not belong to this log as it is now.
     fn existing(&self) -> Result<Option<Arc<Shared>>, IndexError> {
-        if failed_marker(self.dir).exists() || !self.index_dir().exists() {
+        let opening = opening_marker(self.dir);
+        if failed_marker(self.dir).exists() || opening.exists() || !self.index_dir().exists() {
             return Ok(None);
         }
-        let index = self.open_index()?;
-        match index.state()? {
+        let Some((index, state)) = self.try_index(&opening)? else { return Ok(None) };
+        match state {
             Some(state) if self.belongs(state)? => self.caught_up(index, state).map(Some),
             _ => Ok(None),
+        }
+    }
+
+    /// fjall was seen to panic on a damaged journal. Where panics unwind, that is as good as an error; where they abort, the
+    /// marker tells the next start not to try again.
+    fn try_index(&self, marker: &Path) -> Result<Option<(Index, Option<IndexState>)>, IndexError> {
+        let marked = File::create(marker).and_then(|file| file.sync_all());
+        if let Err(error) = marked {
+            tracing::warn!(%error, "cannot mark the index as being opened");
+        }
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let index = self.open_index()?;
+            let state = index.state()?;
+            Ok((index, state))
+        }));
+        if matches!(opened, Ok(Ok(_))) {
+            // If it stays, the index is made anew next time: slow, but right.
+            let _ = fs::remove_file(marker);
+        }
+        match opened {
+            Ok(result) => result.map(Some),
+            Err(_panic) => {
+                tracing::warn!("opening the index panicked");
+                Ok(None)
+            }
         }
     }
 
@@ -183,9 +210,10 @@ impl Indexing<'_> {
             IndexError::Log(error) => self.log_error(error),
             error => failed(error),
         })?;
-        let marker = failed_marker(self.dir);
-        if marker.exists() {
-            fs::remove_file(&marker).map_err(OpenError::io(&marker, "remove"))?;
+        for marker in [failed_marker(self.dir), opening_marker(self.dir)] {
+            if marker.exists() {
+                fs::remove_file(&marker).map_err(OpenError::io(&marker, "remove"))?;
+            }
         }
         Ok(shared)
     }
@@ -244,4 +272,9 @@ impl Indexing<'_> {
 /// Left behind when the index failed at work, since it may well open again and fail again at the same place.
 fn failed_marker(dir: &Path) -> PathBuf {
     dir.join("index.failed")
+}
+
+/// There while the index is being opened: left behind by a start that died of it.
+fn opening_marker(dir: &Path) -> PathBuf {
+    dir.join("index.opening")
 }

@@ -4,12 +4,14 @@
 //! of record time, or earlier when many keys come. The oldest goes when all its keys are past the horizon, or when there
 //! are more than `keys_max` in all: the horizon is what then remains.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use fjall::{Database, Keyspace, OwnedWriteBatch};
 use tidegate_control_core::domain::Timestamp;
 use tidegate_control_core::ports::DedupHit;
 
+use super::filter::Filter;
 use super::rows::{Reader, decode_dedup, encode_dedup};
 use crate::adapters::embedded::error::IndexError;
 
@@ -54,6 +56,8 @@ struct Bucket {
     newest: Timestamp,
     keys: u64,
     keyspace: Keyspace,
+    /// `None` until the keys of a bucket from before this opening have been read; then the index itself is asked.
+    filter: Option<Arc<Filter>>,
 }
 
 impl std::fmt::Debug for Bucket {
@@ -72,7 +76,7 @@ impl Dedup {
             let mut row = Reader::new(&value, "meta");
             let (begun, newest, keys) = (Timestamp(row.u64()? as i64), Timestamp(row.u64()? as i64), row.u64()?);
             let keyspace = db.keyspace(&keyspace_name(number), super::table_options)?;
-            state.buckets.push(Bucket { number, begun, newest, keys, keyspace });
+            state.buckets.push(Bucket { number, begun, newest, keys, keyspace, filter: None });
             state.next = number + 1;
         }
         state.complete_since = state.buckets.first().filter(|b| b.number > 0).map(|b| b.begun);
@@ -88,8 +92,11 @@ impl Dedup {
     }
 
     pub fn find(&self, key: &[u8; 16]) -> Result<Option<DedupHit>, IndexError> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.read();
         for bucket in state.buckets.iter().rev() {
+            if bucket.filter.as_ref().is_some_and(|filter| !filter.may_contain(key)) {
+                continue;
+            }
             if let Some(row) = bucket.keyspace.get(key)? {
                 return decode_dedup(&row).map(Some);
             }
@@ -98,31 +105,53 @@ impl Dedup {
     }
 
     pub fn stats(&self) -> DedupStats {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let state = self.read();
         DedupStats { keys: state.buckets.iter().map(|b| b.keys).sum(), complete_since: state.complete_since }
     }
 
+    /// Reads the keys of buckets from before this opening into filters. Takes about a second for a million keys.
+    pub fn build_filters(&self, stop: &AtomicBool) -> Result<(), IndexError> {
+        loop {
+            let bucket = self.read().buckets.iter().find(|bucket| bucket.filter.is_none()).cloned();
+            let Some(bucket) = bucket else { return Ok(()) };
+            let filter = Filter::for_keys(bucket.keys);
+            for row in bucket.keyspace.iter() {
+                let key = row.key()?;
+                let key = key.first_chunk().ok_or(IndexError::Row { table: "dedup" })?;
+                filter.add(std::iter::once(key));
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            }
+            let mut state = self.write();
+            if let Some(known) = state.buckets.iter_mut().find(|known| known.number == bucket.number) {
+                known.filter = Some(Arc::new(filter));
+            }
+        }
+    }
+
     /// Puts the keys into the batch. The returned keyspaces are to be deleted once the batch is committed.
-    pub fn stage<'a>(
+    pub fn stage(
         &self,
         db: &Database,
         meta: &Keyspace,
         batch: &mut OwnedWriteBatch,
-        keys: impl ExactSizeIterator<Item = (&'a [u8; 16], &'a DedupHit)>,
+        keys: &[(&[u8; 16], &DedupHit)],
         now: Timestamp,
     ) -> Result<Vec<Keyspace>, IndexError> {
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let mut gone = Vec::new();
-        if keys.len() > 0 {
-            let bucket = self.bucket_for(&mut state, db, now)?;
-            bucket.keys += keys.len() as u64;
-            bucket.newest = bucket.newest.max(now);
+        if !keys.is_empty() {
+            let bucket = self.bucket_for(db, keys.len() as u64, now)?;
             let row = [bucket.begun.0 as u64, bucket.newest.0 as u64, bucket.keys].map(u64::to_le_bytes).concat();
             batch.insert(meta, meta_key(bucket.number), row);
+            if let Some(filter) = &bucket.filter {
+                filter.add(keys.iter().map(|(key, _)| *key));
+            }
             for (key, hit) in keys {
                 batch.insert(&bucket.keyspace, key.as_slice(), encode_dedup(hit));
             }
         }
+        let mut gone = Vec::new();
+        let mut state = self.write();
         while self.has_expired(&state, now) {
             let bucket = state.buckets.remove(0);
             batch.remove(meta, meta_key(bucket.number));
@@ -132,23 +161,32 @@ impl Dedup {
         Ok(gone)
     }
 
-    fn bucket_for<'s>(
-        &self,
-        state: &'s mut State,
-        db: &Database,
-        now: Timestamp,
-    ) -> Result<&'s mut Bucket, IndexError> {
+    /// The bucket that takes so many more keys, counted already. Only buckets with a filter grow.
+    fn bucket_for(&self, db: &Database, more: u64, now: Timestamp) -> Result<Bucket, IndexError> {
         let hour = |at: Timestamp| at.0.div_euclid(HOUR_MS);
         let full = self.limits.keys_max.div_ceil(BUCKET_SHARE);
-        let fits = state.buckets.last().is_some_and(|b| hour(b.begun) >= hour(now) && b.keys < full);
-        if !fits {
+        let mut state = self.write();
+        let fits = |b: &Bucket| hour(b.begun) >= hour(now) && b.keys < full && b.filter.is_some();
+        if !state.buckets.last().is_some_and(fits) {
             let number = state.next;
             let keyspace = db.keyspace(&keyspace_name(number), super::table_options)?;
+            let filter = Some(Arc::new(Filter::for_keys(more)));
             state.next += 1;
-            state.buckets.push(Bucket { number, begun: now, newest: now, keys: 0, keyspace });
+            state.buckets.push(Bucket { number, begun: now, newest: now, keys: 0, keyspace, filter });
         }
         let last = state.buckets.len() - 1;
-        Ok(&mut state.buckets[last])
+        let bucket = &mut state.buckets[last];
+        bucket.keys += more;
+        bucket.newest = bucket.newest.max(now);
+        Ok(bucket.clone())
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn has_expired(&self, state: &State, now: Timestamp) -> bool {

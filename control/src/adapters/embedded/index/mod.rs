@@ -9,10 +9,11 @@
 //! * One thread writes; any thread reads.
 
 mod dedup;
+mod filter;
 pub mod rows;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _};
 use hashbrown::HashMap;
@@ -30,6 +31,8 @@ pub use dedup::{DedupLimits, DedupStats};
 const STATE_KEY: &[u8] = b"state";
 /// Rows of a snapshot written into the index at once.
 const LOAD_ROWS_MAX: usize = 20_000;
+/// Read again at opening, so small; fjall's least.
+const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const MEMTABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 pub struct Index {
@@ -82,7 +85,11 @@ pub(super) fn table_options() -> KeyspaceCreateOptions {
 
 impl Index {
     pub fn open(dir: &Path, cache_bytes: u64, limits: DedupLimits) -> Result<Index, IndexError> {
-        let db = Database::builder(dir).cache_size(cache_bytes).worker_threads(2).open()?;
+        let db = Database::builder(dir)
+            .cache_size(cache_bytes)
+            .worker_threads(2)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .open()?;
         let table = |name: &str| db.keyspace(name, table_options);
         let meta = table("meta")?;
         let dedup = dedup::Dedup::open(&db, &meta, limits)?;
@@ -122,6 +129,11 @@ impl Index {
 
     pub fn dedup_stats(&self) -> DedupStats {
         self.dedup.stats()
+    }
+
+    /// Makes look-ups of keys from before this opening as cheap as those of new ones.
+    pub fn build_filters(&self, stop: &AtomicBool) -> Result<(), IndexError> {
+        self.dedup.build_filters(stop)
     }
 
     fn stage_state(&self, batch: &mut OwnedWriteBatch, state: IndexState) {
@@ -271,7 +283,7 @@ impl Index {
         }
         let mut keys: Vec<_> = overlay.dedup.iter().collect();
         keys.sort_unstable_by_key(|(key, _)| **key);
-        let gone = self.dedup.stage(&self.db, &self.meta, &mut batch, keys.into_iter(), overlay.newest)?;
+        let gone = self.dedup.stage(&self.db, &self.meta, &mut batch, &keys, overlay.newest)?;
         self.stage_state(&mut batch, state);
         batch.commit()?;
         for keyspace in gone {
