@@ -300,7 +300,7 @@ fn an_echo_connection_gets_back_what_it_sent_in_order_however_slowly_it_reads() 
 }
 
 #[test]
-fn compressed_echo_replies_are_used_where_they_pay() {
+fn echo_replies_are_compressed_where_compression_was_negotiated() {
     let mut world = World::quiet();
     let socket = world.socket(READS);
     let params = Some(DeflateParams { server_max_window_bits: 10, client_max_window_bits: 15 });
@@ -309,8 +309,12 @@ fn compressed_echo_replies_are_used_where_they_pay() {
     world.client_sends(socket, &wire::text("short"));
     world.ticks(3);
     let (frames, _) = world.received(socket);
-    assert_eq!(frames.iter().map(|frame| frame.compressed).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(frames.iter().map(|frame| frame.compressed).collect::<Vec<_>>(), [true, true]);
     assert!(frames[0].payload.len() < 500);
+    let plain = world.echo(READS);
+    world.client_sends(plain, &wire::text(&"tide ".repeat(1_000)));
+    world.ticks(3);
+    assert!(!world.received(plain).0[0].compressed);
 }
 
 #[test]

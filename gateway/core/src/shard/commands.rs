@@ -13,7 +13,7 @@ use crate::driver::Driver;
 use crate::ids::{ConnId, ConnRef, Seq, StreamIdx, Uid};
 use crate::messages::{ConnClass, Direct, Encoding, FrameSet, Hello, PlatformId, ToHub, ToShard};
 use crate::ws::close::CloseCode;
-use crate::ws::{Decoder, DeflateParams, Inflater};
+use crate::ws::{Decoder, DeflateParams, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 
 impl Engine {
     /// Takes a connection over. What cannot be taken is given up and counted: its socket closes unanswered.
@@ -76,7 +76,8 @@ impl Engine {
         hot.class = ConnClass { encoding: Encoding::Json, deflate: false, platform: PlatformId::default() };
         hot.set(flag::ECHO, true);
         cold.decoder = Decoder::new(params.is_some());
-        cold.deflate_window = params.map_or(0, |params| params.server_max_window_bits);
+        cold.deflate_window =
+            params.map_or(0, |params| params.server_max_window_bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX));
     }
 
     pub(super) fn on_command<D: Driver>(&mut self, driver: &mut D, command: ToShard) {
