@@ -34,6 +34,7 @@ fn kill_nine_loses_nothing() {
         grpc: dev.addrs.grpc_url(),
         rate: Some(1_000.0),
         messages: 4_000,
+        stop: Arc::default(),
         targets,
         payload_bytes: 100,
         key_prefix: "kill".into(),

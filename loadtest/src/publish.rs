@@ -5,6 +5,7 @@
 //! is the same message, and a late send counts as latency (no coordinated omission).
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ pub struct Plan {
     /// Messages per second; `None`: as fast as `in_flight_max` allows.
     pub rate: Option<f64>,
     pub messages: u64,
+    /// Set from outside: nothing new is published, what is unanswered is waited for.
+    pub stop: Arc<AtomicBool>,
     /// Streams, taken in turn.
     pub targets: Vec<String>,
     pub payload_bytes: usize,
@@ -173,7 +176,7 @@ impl Publisher {
     ) -> Result<bool, PublishError> {
         let mut deadline = None;
         loop {
-            let exhausted = self.next >= self.plan.messages;
+            let exhausted = self.next >= self.plan.messages || self.plan.stop.load(Ordering::Relaxed);
             if exhausted && self.pending.is_empty() {
                 return Ok(true);
             }

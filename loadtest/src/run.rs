@@ -116,6 +116,7 @@ fn plan(scenario: &Scenario, options: &Options, origin: Instant) -> Plan {
         grpc: options.grpc.clone(),
         rate: (publish.per_second > 0.0).then_some(publish.per_second),
         messages: publish.messages,
+        stop: Arc::default(),
         targets,
         payload_bytes: publish.payload_bytes,
         key_prefix: options.run.clone(),

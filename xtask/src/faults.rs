@@ -1,6 +1,6 @@
 //! Fault runs on a real node: `kill -9` under load, judged by what 200 following clients saw and what the publisher was told.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -45,11 +45,18 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let report = runtime.block_on(async {
         let fleet = Fleet::start(args, &addrs).await?;
         let ledger = Arc::new(Mutex::new(Ledger::default()));
-        let publisher = tokio::spawn(publish::publish(plan(args, &addrs), ledger.clone()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let publisher = tokio::spawn(publish::publish(plan(args, &addrs, stop.clone()), ledger.clone()));
+        let mut before = (0, 0);
         for round in 1..=args.rounds {
             tokio::time::sleep(Duration::from_secs_f64(args.between)).await;
             let answered = ledger.lock().expect("no holder panics").answered;
             let shown = fleet.shown();
+            let least = (args.rate * args.between / 2.0) as u64;
+            if answered < before.0 + least || shown < before.1 + least {
+                bail!("round {round}: too little load flowed before the kill: {answered} answered, {shown} shown");
+            }
+            before = (answered, shown);
             node.kill()?;
             let down = Instant::now();
             node = start()?;
@@ -58,6 +65,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 down.elapsed()
             );
         }
+        tokio::time::sleep(Duration::from_secs_f64(args.between)).await;
+        stop.store(true, Ordering::Relaxed);
         let outcome = publisher.await?;
         let ledger = Arc::try_unwrap(ledger).map_err(|_| anyhow::anyhow!("the ledger is still shared"))?;
         let ledger = ledger.into_inner().expect("no holder panics");
@@ -91,13 +100,14 @@ fn uid(number: usize) -> String {
     format!("faults-{number}")
 }
 
-fn plan(args: &Args, addrs: &Addrs) -> Plan {
+fn plan(args: &Args, addrs: &Addrs, stop: Arc<AtomicBool>) -> Plan {
     let groups = (0..GROUPS).map(group);
     let inboxes = (0..args.clients).map(|n| format!("u:{}", uid(n)));
     Plan {
         grpc: addrs.grpc_url(),
         rate: Some(args.rate),
-        messages: (args.rate * args.between * f64::from(args.rounds)) as u64,
+        messages: u64::MAX,
+        stop,
         targets: groups.chain(inboxes).collect(),
         payload_bytes: 200,
         key_prefix: "faults".into(),

@@ -29,7 +29,8 @@ pub(super) const QUEUED_OVERHEAD_BYTES: usize = 64;
 pub(super) const DIRECT_SLACK_BYTES: usize = 64 * 1024;
 
 pub(super) const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
-pub(super) const ECHO_FRAGMENTS_MAX: u32 = 65_536;
+/// 65,536, and the empty last one that some writers end with: Autobahn's cases 9.3.1 and 9.4.1 do.
+pub(super) const ECHO_FRAGMENTS_MAX: u32 = 65_536 + 1;
 pub(super) const ECHO_CONTROLS_PER_SECOND_MAX: u32 = 100_000;
 /// Nothing can hold an echo peer back but its own reading, so the bound is far above one message.
 pub(super) const ECHO_QUEUE_BYTES_MAX: usize = 4 * ECHO_MESSAGE_BYTES_MAX;
