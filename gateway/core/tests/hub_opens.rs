@@ -300,3 +300,57 @@ fn a_pull_never_seems_to_reach_the_head_below_what_was_flushed() {
     let [Body::Ok(v1::Ok { result: Some(ok::Result::Pull(pull)) })] = &sent[..] else { panic!("{sent:?}") };
     assert_eq!((pull.next_after, pull.head), (2, 3));
 }
+
+fn membership(bench: &mut Bench, seq: u64, joined: bool) {
+    let position = bench.position();
+    let (uid, stream) = (uid("alice"), key("g:closed"));
+    let (epoch, reason) = (epoch(&stream, 1), "removed".into());
+    bench.link(FromLink::Membership { uid, stream, epoch, seq: Seq(seq), joined, reason, position });
+}
+
+#[test]
+fn who_is_taken_out_while_the_open_waits_does_not_become_a_member() {
+    let mut bench = Bench::new(HubConfig::default());
+    bench.connect(1, hello("bob", plain()), &[("g:closed", 3, false)]);
+    bench.shard_says(ToHub::Connected { conn: conn(2), hello: Box::new(hello("alice", plain())) });
+    let corr = bench.last_corr();
+    bench.shard.clear();
+    let stands = OpenedStream {
+        epoch: epoch(&key("g:closed"), 1),
+        head: Seq(3),
+        first: Seq(1),
+        start: Seq(3),
+        recovered: Recovered::Full,
+        page: None,
+        open_group: false,
+        listed: true,
+    };
+    bench.link(FromLink::Opened(Opened { corr, stream: key("g:closed"), result: Ok(stands) }));
+    membership(&mut bench, 4, false);
+    bench.link(FromLink::OpenEnd { corr });
+    let added = bench.shard.iter().filter(|command| matches!(command, ToShard::AddMember { .. }));
+    assert_eq!(added.count(), 0, "{:?}", bench.shard);
+    let sent = bench.take_sent();
+    assert!(matches!(&sent[..], [Body::Welcome(session)] if session.streams.is_empty()), "{sent:?}");
+}
+
+#[test]
+fn who_comes_into_a_group_while_connecting_is_invited_behind_the_session_object() {
+    let mut bench = Bench::new(HubConfig::default());
+    bench.connect(1, hello("bob", plain()), &[("g:closed", 3, false)]);
+    bench.shard_says(ToHub::Connected { conn: conn(2), hello: Box::new(hello("alice", plain())) });
+    let corr = bench.last_corr();
+    bench.shard.clear();
+    bench.deliver_seqs("g:closed", 3, 4);
+    membership(&mut bench, 4, true);
+    bench.shard.clear();
+    bench.answer_open(corr, &[("u:alice", 0, false)]);
+    let [ToShard::Send(_), ToShard::AddMember { inbox: true, .. }, ToShard::Invite { flushed: Seq(4), stream, .. }] =
+        bench.shard[..]
+    else {
+        panic!("{:?}", bench.shard)
+    };
+    bench.shard.clear();
+    bench.shard_says(ToHub::Invited { shard: SHARD, stream, added: 1 });
+    assert_eq!(bench.hub.stats().memberships, 3);
+}
