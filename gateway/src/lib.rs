@@ -137,6 +137,7 @@ impl Gateway {
             platforms,
             ping_interval_ms: settings.limits.ping_interval_ms,
             message_bytes_max: settings.limits.message_bytes_max as usize,
+            send_buffer_bytes: Some(settings.limits.send_buffer_bytes).filter(|bytes| *bytes > 0),
         };
         let half_open_max = settings.handshake.half_open_max;
         let shared = Shared { rules: Arc::new(rules), fleet: Arc::clone(&fleet), metrics, half_open_max };

@@ -342,10 +342,15 @@ fn a_client_that_asks_without_reading_is_closed_3003_and_its_begun_frame_is_fini
     let client = world.connect("alice");
     world.takes(client.socket, 100);
     let page = "p".repeat(60_000);
-    for _ in 0..12 {
-        world.hub(ToShard::Send(direct(client, &page)));
-        world.tick();
-    }
+    let pages = |world: &mut World, count| {
+        for _ in 0..count {
+            world.hub(ToShard::Send(direct(client, &page)));
+            world.tick();
+        }
+    };
+    pages(&mut world, 64);
+    assert_eq!(world.stats().closes.with(CloseCode::Slow), 0, "a page for each request in flight has room");
+    pages(&mut world, 20);
     assert_eq!(world.stats().closes.with(CloseCode::Slow), 1);
     assert!(world.stats().queue_bytes.value() < 130_000);
     world.takes(client.socket, READS);

@@ -52,7 +52,7 @@ const SECTIONS: [(&str, &[&str]); 6] = [
     ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin"]),
     ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max"]),
     ("auth", &["keys", "audiences", "issuers", "leeway_s", "dev", "dev_page_ports"]),
-    ("limits", &["connections_max", "queue_bytes_max", "message_bytes_max", "ping_interval_ms"]),
+    ("limits", &["connections_max", "queue_bytes_max", "send_buffer_bytes", "message_bytes_max", "ping_interval_ms"]),
 ];
 
 /// A hint is given for a key that is at most so many edits away.
@@ -134,6 +134,11 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     rule(config.auth.keys.len() <= KEYS_MAX, "gateway.auth.keys", "at most 32 keys");
     let limits = &config.limits;
     rule((16 << 10..=64 << 20).contains(&limits.queue_bytes_max), "gateway.limits.queue_bytes_max", "16 KiB to 64 MiB");
+    rule(
+        limits.send_buffer_bytes == 0 || (4 << 10..=16 << 20).contains(&limits.send_buffer_bytes),
+        "gateway.limits.send_buffer_bytes",
+        "0, or 4 KiB to 16 MiB",
+    );
     rule(
         (1 << 10..=16 << 20).contains(&limits.message_bytes_max),
         "gateway.limits.message_bytes_max",

@@ -123,6 +123,8 @@ pub struct LimitsConfig {
     pub connections_max: u32,
     /// Queued bytes of one connection before its streams go to `gap`.
     pub queue_bytes_max: u32,
+    /// Kernel send buffer asked for each connection; 0: the kernel adapts it. What a slow reader can hold beside its queue.
+    pub send_buffer_bytes: u32,
     /// Largest message from a client.
     pub message_bytes_max: u32,
     /// Silence after which a connection is pinged, unless the client asked for another.
@@ -171,6 +173,7 @@ impl Default for LimitsConfig {
         LimitsConfig {
             connections_max: 0,
             queue_bytes_max: 256 * 1024,
+            send_buffer_bytes: 32 * 1024,
             message_bytes_max: 64 * 1024,
             ping_interval_ms: 60_000,
         }

@@ -167,6 +167,8 @@ impl Turns {
         match event {
             LinkEvent::Up(up) => {
                 self.up.open(up);
+                // What the hub said before belongs to no attachment; it says again what still counts.
+                while self.hub.poll_link().is_some() {}
                 self.hub.handle_link(now, FromLink::Up);
             }
             LinkEvent::Items(items) => items.into_iter().for_each(|item| self.hub.handle_link(now, item)),

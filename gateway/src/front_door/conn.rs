@@ -41,7 +41,8 @@ pub struct Hall {
 
 impl Hall {
     pub fn new(rules: Arc<Rules>, fleet: Arc<Fleet>, metrics: Arc<DoorMetrics>, frame_bytes: Budget) -> Hall {
-        Hall { rules, fleet, metrics, tuning: tuning(), frame_bytes, inflater: RefCell::new(Inflater::new()) }
+        let tuning = tuning(rules.send_buffer_bytes);
+        Hall { rules, fleet, metrics, tuning, frame_bytes, inflater: RefCell::new(Inflater::new()) }
     }
 }
 
@@ -217,12 +218,13 @@ fn closed(mut frames: Vec<u8>, code: CloseCode, reason: &str) -> Ended {
 
 /// What every client socket gets. Keepalive probes an idle peer after about a heartbeat; unacknowledged data fails the
 /// connection sooner than the kernel's own quarter of an hour.
-fn tuning() -> SocketTuning {
+fn tuning(send_buffer_bytes: Option<u32>) -> SocketTuning {
     use std::time::Duration;
     SocketTuning {
         nodelay: Some(true),
         user_timeout_ms: Some(60_000),
         keepalive: Some(Keepalive { idle: Duration::from_secs(75), interval: Duration::from_secs(15), probes: 3 }),
+        send_buffer_bytes,
         ..SocketTuning::default()
     }
 }

@@ -23,6 +23,8 @@ pub const OPENS_MAX: usize = 256 * 1024;
 pub const OPENS_ASKED_MAX: usize = 2_048;
 /// Most group invitations remembered for a connect that is still being answered; the client learns of others at its next connect.
 pub const LATE_JOINS_MAX: usize = 512;
+/// Bytes of missed messages that one connect gets as batches, over all its streams; what does not fit is a gap to pull.
+pub const RECOVERY_BYTES_MAX: usize = 4 * PAGE_BYTES_MAX;
 /// Most requests of clients that wait for control; beyond it they are answered OVERLOADED.
 pub const REQUESTS_MAX: usize = 64 * 1024;
 /// Most holes that are pulled at once; the others wait their turn.

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tidegate_proto::v1::{self, server_frame::Body};
 
 use super::encode::notice;
-use super::{Hub, LATE_JOINS_MAX, OPENS_ASKED_MAX, OPENS_MAX, STREAMS_MAX};
+use super::{Hub, LATE_JOINS_MAX, OPENS_ASKED_MAX, OPENS_MAX, RECOVERY_BYTES_MAX, STREAMS_MAX};
 use crate::client::errors::ErrorCode;
 use crate::client::{link_error_frame, ok_frame, session_frame, stream_state};
 use crate::ids::{ConnRef, Cursor, Epoch, Now, Seq, StreamIdx, StreamKey, StreamKind, Uid};
@@ -444,7 +444,8 @@ impl Hub {
         errors: Vec<(StreamKey, LinkError)>,
     ) {
         let listed: SmallVec<[bool; 8]> = entries.iter().map(|entry| entry.listed).collect();
-        let plans: Vec<_> = entries.into_iter().map(|entry| self.plan(entry, hello.class)).collect();
+        let mut budget = RECOVERY_BYTES_MAX;
+        let plans: Vec<_> = entries.into_iter().map(|entry| self.plan(entry, hello.class, &mut budget)).collect();
         let states = plans.iter().zip(&listed).filter(|(_, listed)| **listed);
         let states = states.filter_map(|(plan, _)| self.state(plan.idx, Some(plan.recovered))).collect();
         let session = v1::Session {
@@ -492,7 +493,7 @@ impl Hub {
             self.reply_frame(conn, id, who.class, &link_error_frame(id, &error), None);
             return;
         };
-        let plan = self.plan(entry, who.class);
+        let plan = self.plan(entry, who.class, &mut { RECOVERY_BYTES_MAX });
         let recovered = match plan.recovered {
             Recovered::Partial if rejoins => Recovered::Full,
             recovered => recovered,

@@ -35,7 +35,8 @@ pub(super) enum Step {
 }
 
 impl Hub {
-    pub(super) fn plan(&mut self, entry: Entry, class: ConnClass) -> Plan {
+    /// `budget`: bytes that this connection may still get as batches; what does not fit is a gap.
+    pub(super) fn plan(&mut self, entry: Entry, class: ConnClass, budget: &mut usize) -> Plan {
         let idx = entry.idx;
         self.tails.touch(&mut self.streams, idx);
         let Some(stream) = self.streams.at(idx) else {
@@ -46,7 +47,7 @@ impl Hub {
             return Plan { idx, recovered: Recovered::Expired, step: Step::Gap { from: stream.first } };
         }
         let (start, flushed) = (entry.start, stream.flushed);
-        let step = match between(stream, &entry, class) {
+        let step = match between(stream, &entry, class, budget) {
             _ if entry.floats || start >= flushed => Step::Nothing,
             Some(messages) => Step::Batch { after: start, messages },
             None => Step::Gap { from: start.next() },
@@ -98,15 +99,16 @@ impl Hub {
 
 /// The messages of `(start, F]` that the class sees, from the page, the hot tail or both; `None` if they cannot be had
 /// here or do not fit a page.
-fn between(stream: &Stream, entry: &Entry, class: ConnClass) -> Option<SmallVec<[Message; 4]>> {
+fn between(stream: &Stream, entry: &Entry, class: ConnClass, budget: &mut usize) -> Option<SmallVec<[Message; 4]>> {
     let mut messages: SmallVec<[Message; 4]> = SmallVec::new();
     let mut bytes = 0;
+    let bytes_max = PAGE_BYTES_MAX.min(*budget);
     let mut take = |message: &Message| {
         if sees(Some(class.platform), message) {
             bytes += message_bytes(message);
             messages.push(message.clone());
         }
-        bytes <= PAGE_BYTES_MAX && messages.len() <= PAGE_MESSAGES_MAX
+        bytes <= bytes_max && messages.len() <= PAGE_MESSAGES_MAX
     };
     let flushed = stream.flushed;
     let mut from = entry.start;
@@ -124,5 +126,6 @@ fn between(stream: &Stream, entry: &Entry, class: ConnClass) -> Option<SmallVec<
             return None;
         }
     }
+    *budget -= bytes;
     Some(messages)
 }

@@ -1,6 +1,6 @@
 //! What a shard can be told at its start, and the bounds that nobody configures.
 
-use crate::client::ops::IN_FLIGHT_MAX;
+use crate::client::ops::{IN_FLIGHT_MAX, PAGE_BYTES_MAX};
 use crate::messages::FANOUT_SLICE_MAX;
 use crate::ws::Limits;
 
@@ -25,8 +25,9 @@ pub(super) const DRAINED_PER_TURN_MAX: usize = 1_024;
 pub(super) const SPARE_BACKLOGS_MAX: usize = 64;
 /// What a queued frame costs beside its bytes: the entry in the queue.
 pub(super) const QUEUED_OVERHEAD_BYTES: usize = 64;
-/// Replies and notices are never dropped; past `2 × queue_bytes_max` plus this the connection is closed with 3003.
-pub(super) const DIRECT_SLACK_BYTES: usize = 64 * 1024;
+/// Replies and notices are never dropped; past `2 × queue_bytes_max` plus this the connection is closed with 3003. It is what a
+/// client that reads can have asked for: a page for each request in flight.
+pub(super) const DIRECT_SLACK_BYTES: usize = IN_FLIGHT_MAX * PAGE_BYTES_MAX;
 
 pub(super) const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// 65,536, and the empty last one that some writers end with: Autobahn's cases 9.3.1 and 9.4.1 do.
