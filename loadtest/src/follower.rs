@@ -216,7 +216,7 @@ impl Follower {
             }
             previous = message.seq;
             if message.seq <= log.last {
-                log.repeats += 1;
+                log.overlaps += 1;
                 continue;
             }
             log.shown.insert(message.seq, message.id.parse().unwrap_or(0));

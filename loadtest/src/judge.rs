@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 /// Most findings that are kept with their text; all are counted.
 pub const FINDINGS_MAX: usize = 50;
@@ -23,8 +23,8 @@ pub struct StreamLog {
     pub shown: BTreeMap<u64, u64>,
     /// Server-side mistakes seen while following.
     pub faults: Vec<Fault>,
-    /// Messages at or below the cursor in a frame that followed a cursor beyond them: dropped by the client rule.
-    pub repeats: u64,
+    /// Messages at or below the cursor, which the client rule passes over: a live frame may overlap a pull's answer.
+    pub overlaps: u64,
     /// Holes that were found and healed by pulling.
     pub healed: u64,
     pub gaps: u64,
@@ -101,6 +101,7 @@ pub struct Verdict {
     pub duplicated: u64,
     pub reordered: u64,
     pub wrong: u64,
+    pub overlaps: u64,
     pub holes_healed: u64,
     pub gaps: u64,
     pub findings: Vec<String>,
@@ -121,9 +122,13 @@ impl Verdict {
     pub fn judge(&mut self, client: &str, stream: &str, log: &StreamLog, ledger: &Ledger) {
         self.holes_healed += log.healed;
         self.gaps += log.gaps;
-        self.duplicated += log.repeats;
-        if log.repeats > 0 {
-            self.find(format!("{client} {stream}: {} messages came again below the cursor", log.repeats));
+        self.overlaps += log.overlaps;
+        let mut ids = HashSet::with_capacity(log.shown.len());
+        for (seq, id) in &log.shown {
+            if !ids.insert(*id) {
+                self.duplicated += 1;
+                self.find(format!("{client} {stream}: id {id} was shown twice, the second time as seq {seq}"));
+            }
         }
         for fault in &log.faults {
             match fault {
@@ -157,13 +162,14 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "expected {} received {} lost {} duplicated {} reordered {} wrong {} holes healed {} gaps {}",
+            "expected {} received {} lost {} duplicated {} reordered {} wrong {} overlaps {} holes healed {} gaps {}",
             self.expected,
             self.received,
             self.lost,
             self.duplicated,
             self.reordered,
             self.wrong,
+            self.overlaps,
             self.holes_healed,
             self.gaps
         )
@@ -205,9 +211,8 @@ mod tests {
         assert_eq!(lost.lost, 1);
         assert!(lost.findings[0].contains("seq 2"), "{:?}", lost.findings);
         assert_eq!(verdict(&log(&[(1, 101), (2, 999), (3, 103)])).wrong, 1);
+        assert_eq!(verdict(&log(&[(1, 101), (2, 102), (3, 103), (4, 102)])).duplicated, 1);
         let mut repeated = log(&[(1, 101), (2, 102), (3, 103)]);
-        repeated.repeats = 2;
-        assert_eq!(verdict(&repeated).duplicated, 2);
         repeated.faults.push(Fault::Reordered { seq: 1, after: 2 });
         assert_eq!(verdict(&repeated).reordered, 1);
     }

@@ -48,6 +48,7 @@ pub struct Deliveries {
     pub duplicated: u64,
     pub reordered: u64,
     pub wrong: u64,
+    pub overlaps: u64,
     pub holes_healed: u64,
     pub gaps: u64,
     pub per_second: f64,

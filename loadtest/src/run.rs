@@ -233,6 +233,7 @@ fn compose(
         duplicated: verdict.duplicated,
         reordered: verdict.reordered,
         wrong: verdict.wrong,
+        overlaps: verdict.overlaps,
         holes_healed: verdict.holes_healed,
         gaps: verdict.gaps,
         per_second: verdict.received as f64 / outcome.seconds.max(0.001),
