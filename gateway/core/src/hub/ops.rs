@@ -78,12 +78,8 @@ impl Hub {
                 let streams = cursors.iter().map(|(stream, _)| stream.clone()).collect();
                 self.ask(conn, id, *who, LinkOp::Heads { streams }, cursors, false);
             }
-            Op::Head { stream } => match self.local_head(&who.uid, &stream) {
-                Some(state) => {
-                    self.reply_frame(conn, id, class, &ok_frame(id, Some(v1::ok::Result::Head(state))), None)
-                }
-                None => self.ask(conn, id, *who, LinkOp::Heads { streams: vec![stream] }, Vec::new(), true),
-            },
+            // Always asked: a client that has just been told of a seq elsewhere must not be told less here.
+            Op::Head { stream } => self.ask(conn, id, *who, LinkOp::Heads { streams: vec![stream] }, Vec::new(), true),
             Op::Ping => self.reply_frame(conn, id, class, &ok_frame(id, None), None),
             Op::Connect(_) => {
                 let frame = error_frame(id, ErrorCode::BadRequest, "connect must be the first frame");
@@ -200,15 +196,6 @@ impl Hub {
         };
         let sound = stream.pending.as_ref().is_none_or(|pending| pending.heal.is_none() && pending.gap_all.is_none());
         allowed && sound && self.link.up
-    }
-
-    fn local_head(&self, uid: &Uid, key: &StreamKey) -> Option<v1::StreamState> {
-        let idx = self.streams.find(key)?;
-        let stream = self.streams.at(idx)?;
-        if !self.speaks_for(stream, uid) {
-            return None;
-        }
-        self.state(idx, None)
     }
 
     /// `None`: control has to be asked.
