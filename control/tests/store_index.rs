@@ -126,32 +126,71 @@ fn another_stores_index_is_made_again() {
     assert_whole(one.path(), &records, "another store's index");
 }
 
-/// fjall was measured to lose rows without a word after a flipped byte in its journal, so each place of damage must lead to
-/// the same answers.
+/// After a crash each table may be newer than the mark, some more than others: what is applied again must come to the same.
+#[test]
+fn tables_may_be_newer_than_the_mark_each_its_own() {
+    let dir = TempDir::new().unwrap();
+    let (mut writer, mut records) = (Writer::new(0x1dea_0008), Vec::new());
+    grow(dir.path(), &mut writer, &mut records, 8);
+    let mut dice = Dice(0x7ab1e);
+    for round in 0..8 {
+        let older = TempDir::new().unwrap();
+        copy(&dir.path().join("index"), older.path());
+        grow(dir.path(), &mut writer, &mut records, 1 + round % 4);
+
+        let crashed = TempDir::new().unwrap();
+        copy(dir.path(), crashed.path());
+        let index = crashed.path().join("index");
+        let newer_tables = index.join("tables").join("keyspaces");
+        let mut replaced = 0;
+        for table in fs::read_dir(older.path().join("tables").join("keyspaces")).unwrap() {
+            let table = table.unwrap();
+            // Number 0 is fjall's own list of tables.
+            if table.file_name() != "0" && dice.below(2) == 0 && newer_tables.join(table.file_name()).exists() {
+                fs::remove_dir_all(newer_tables.join(table.file_name())).unwrap();
+                copy(&table.path(), &newer_tables.join(table.file_name()));
+                replaced += 1;
+            }
+        }
+        assert!(replaced > 0, "round {round}: every table was taken from the newer index");
+        fs::copy(older.path().join("mark"), index.join("mark")).unwrap();
+        fs::write(index.join("of-this-index"), b"").unwrap();
+        assert_whole(crashed.path(), &records, &format!("round {round}, {replaced} older tables"));
+        assert!(index.join("of-this-index").exists(), "the index was caught up, not made anew");
+    }
+}
+
+/// fjall was measured to lose rows without a word after a flipped byte in its journal, and not to check the headers of its
+/// batches; so nothing of it is read.
 #[test]
 fn a_damaged_journal_of_the_index_changes_no_answer() {
     let dir = TempDir::new().unwrap();
     let (mut writer, mut records) = (Writer::new(0x1dea_0006), Vec::new());
     grow(dir.path(), &mut writer, &mut records, 3);
-    grow(dir.path(), &mut writer, &mut records, 3);
+    // A store that runs, so that its latest rows stand in the journal alone.
+    let mut store = open(dir.path());
+    for _ in 0..20 {
+        let batch = writer.batch(100);
+        store.commit(&batch).expect("commit");
+        records.extend(batch);
+    }
     let mut dice = Dice(0xbad_5eed);
-    let mut damaged = 0;
+    let written = |file: &PathBuf| fs::read(file).unwrap().iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
+    while journals(&dir.path().join("index/tables")).iter().map(written).max().unwrap_or(0) < 1_000 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
     for round in 0..6 {
         let crashed = TempDir::new().unwrap();
         copy(dir.path(), crashed.path());
-        for file in journals(&crashed.path().join("index")) {
+        for file in journals(&crashed.path().join("index/tables")) {
             let mut bytes = fs::read(&file).unwrap();
             // The journal is preallocated: damage what is written.
-            let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |at| at + 1);
-            if written > 0 {
-                bytes[dice.below(written)] ^= 0x20;
-                fs::write(&file, bytes).unwrap();
-                damaged += 1;
-            }
+            let at = dice.below(written(&file).max(1));
+            bytes[at] ^= 0x20;
+            fs::write(&file, bytes).unwrap();
         }
         assert_whole(crashed.path(), &records, &format!("round {round}"));
     }
-    assert!(damaged >= 6, "only {damaged} journals were found");
 }
 
 fn journals(dir: &Path) -> Vec<PathBuf> {

@@ -36,6 +36,8 @@ impl OpenError {
 pub enum IndexError {
     #[error("the index failed")]
     Backend(#[from] fjall::Error),
+    #[error("the index's mark cannot be read or written")]
+    Mark(#[from] io::Error),
     #[error("a row of the index cannot be decoded: {table}")]
     Row { table: &'static str },
     #[error("the log cannot be read for the index: {0}")]

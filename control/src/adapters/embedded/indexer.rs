@@ -7,26 +7,35 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
-use hashbrown::HashMap;
-use tidegate_control_core::domain::{Epoch, Lsn, Seq, StreamKey};
+use tidegate_control_core::domain::Lsn;
 
 use super::error::IndexError;
-use super::index::rows::IndexState;
-use super::shared::Shared;
+use super::index::mark::IndexState;
+use super::index::{Checkpoint, Highest};
+use super::shared::{CHECKPOINT_PATIENCE, CHECKPOINT_RECORDS, Shared};
 
 /// Records in the overlay at which the thread is woken before its time.
 pub const FLUSH_RECORDS: usize = 32_768;
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
-/// Bounds what has to be indexed again after a power loss; the log alone decides what is durable.
-const PERSIST_EVERY: Duration = Duration::from_secs(10);
+/// Bounds what the next opening applies again after a crash; the log alone decides what is durable.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(30);
 const TASKS_MAX: usize = 8;
 
 pub enum Task {
     Flush,
     /// Messages up to these seqs are about to be unlinked, with all records up to `trimmed`.
-    Trim {
-        highest: HashMap<(StreamKey, Epoch), Seq>,
+    MoveFirsts {
+        highest: Highest,
         trimmed: Lsn,
+        done: Sender<()>,
+    },
+    /// Move everything into tables now. Answers whether that came to an end.
+    Checkpoint {
+        done: Sender<bool>,
+    },
+    /// The moved firsts are in tables: forget the places.
+    ForgetPlaces {
+        highest: Highest,
         done: Sender<()>,
     },
     /// A view of the index at one record.
@@ -88,7 +97,7 @@ impl Drop for Indexer {
 }
 
 fn run(shared: &Shared, inbox: &Receiver<Task>) -> Result<(), IndexError> {
-    let mut persisted = Instant::now();
+    let mut checkpoints = Checkpoints { running: None, begun: Instant::now(), upto: shared.state().indexed };
     loop {
         let task = match inbox.recv_timeout(FLUSH_EVERY) {
             Ok(task) => task,
@@ -98,21 +107,52 @@ fn run(shared: &Shared, inbox: &Receiver<Task>) -> Result<(), IndexError> {
         shared.flush()?;
         match task {
             Task::Flush => {}
-            Task::Trim { highest, trimmed, done } => {
+            Task::MoveFirsts { highest, trimmed, done } => {
+                shared.index.move_firsts(&highest, trimmed)?;
                 let mut state = shared.state();
                 state.trimmed = state.trimmed.max(trimmed);
-                shared.index.trim(&highest, state)?;
                 shared.set_state(state);
+                let _ = done.send(());
+            }
+            Task::Checkpoint { done } => {
+                let _ = done.send(shared.checkpoint()?);
+            }
+            Task::ForgetPlaces { highest, done } => {
+                shared.index.forget_places(&highest)?;
                 let _ = done.send(());
             }
             Task::View { done } => {
                 let _ = done.send((shared.index.view(), shared.state()));
             }
-            Task::Stop => return shared.index.persist(),
+            Task::Stop => return shared.checkpoint().map(|_| ()),
         }
-        if persisted.elapsed() >= PERSIST_EVERY {
-            shared.index.persist()?;
-            persisted = Instant::now();
+        checkpoints.turn(shared)?;
+    }
+}
+
+/// Checkpoints beside the thread's other work, so that commits do not wait for them.
+struct Checkpoints {
+    running: Option<Checkpoint>,
+    begun: Instant,
+    /// What the last one covered.
+    upto: Lsn,
+}
+
+impl Checkpoints {
+    fn turn(&mut self, shared: &Shared) -> Result<(), IndexError> {
+        if let Some(checkpoint) = &mut self.running {
+            let given_up = self.begun.elapsed() > CHECKPOINT_PATIENCE;
+            if shared.index.finish_checkpoint(checkpoint)? || given_up {
+                self.running = None;
+            }
+            return Ok(());
         }
+        let state = shared.state();
+        let records = state.indexed.0 - self.upto.0;
+        if records >= CHECKPOINT_RECORDS || (records > 0 && self.begun.elapsed() >= CHECKPOINT_EVERY) {
+            self.running = Some(shared.index.begin_checkpoint(state)?);
+            (self.begun, self.upto) = (Instant::now(), state.indexed);
+        }
+        Ok(())
     }
 }

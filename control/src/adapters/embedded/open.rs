@@ -10,7 +10,7 @@ use tidegate_control_core::domain::{Lsn, OwnerEpoch};
 
 use super::EmbeddedOptions;
 use super::error::{IndexError, OpenError, ReadError, chain};
-use super::index::rows::IndexState;
+use super::index::mark::{self, Ceiling, IndexState};
 use super::index::{DedupLimits, Index};
 use super::log::format::StoreId;
 use super::log::read::LogScan;
@@ -155,25 +155,24 @@ impl Indexing<'_> {
         if failed_marker(self.dir).exists() || opening.exists() || !self.index_dir().exists() {
             return Ok(None);
         }
-        let Some((index, state)) = self.try_index(&opening)? else { return Ok(None) };
-        match state {
-            Some(state) if self.belongs(state)? => self.caught_up(index, state).map(Some),
-            _ => Ok(None),
+        let Some((state, ceiling)) = mark::read(&self.index_dir()) else { return Ok(None) };
+        if !self.belongs(state, ceiling)? {
+            return Ok(None);
+        }
+        match self.try_index(&opening, state)? {
+            Some(index) => self.caught_up(index, state).map(Some),
+            None => Ok(None),
         }
     }
 
-    /// fjall was seen to panic on a damaged journal. Where panics unwind, that is as good as an error; where they abort, the
+    /// fjall was seen to panic on damaged files. Where panics unwind, that is as good as an error; where they abort, the
     /// marker tells the next start not to try again.
-    fn try_index(&self, marker: &Path) -> Result<Option<(Index, Option<IndexState>)>, IndexError> {
+    fn try_index(&self, marker: &Path, state: IndexState) -> Result<Option<Index>, IndexError> {
         let marked = File::create(marker).and_then(|file| file.sync_all());
         if let Err(error) = marked {
             tracing::warn!(%error, "cannot mark the index as being opened");
         }
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
-            let index = self.open_index()?;
-            let state = index.state()?;
-            Ok((index, state))
-        }));
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| self.open_index(state.trimmed)));
         if matches!(opened, Ok(Ok(_))) {
             // If it stays, the index is made anew next time: slow, but right.
             let _ = fs::remove_file(marker);
@@ -193,10 +192,6 @@ impl Indexing<'_> {
         if dir.exists() {
             fs::remove_dir_all(&dir).map_err(OpenError::io(&dir, "remove the old index"))?;
         }
-        let index = self.open_index().map_err(failed)?;
-        if let Some(snapshot) = &self.snapshot {
-            snapshot::load(snapshot, self.store, &index)?.map_err(failed)?;
-        }
         let state = IndexState {
             store: self.store,
             indexed: Lsn(self.begin.first.0 - 1),
@@ -205,7 +200,11 @@ impl Indexing<'_> {
             trimmed: Lsn(self.begin.first.0 - 1),
             known: self.snapshot.as_ref().map_or(Lsn(0), |snapshot| snapshot.at),
         };
-        index.put_state(state).map_err(failed)?;
+        let index = self.open_index(state.trimmed).map_err(failed)?;
+        index.raise(Ceiling { lsn: state.indexed, crc: state.crc }).map_err(failed)?;
+        if let Some(snapshot) = &self.snapshot {
+            snapshot::load(snapshot, self.store, &index)?.map_err(failed)?;
+        }
         let shared = self.caught_up(index, state).map_err(|error| match error {
             IndexError::Log(error) => self.log_error(error),
             error => failed(error),
@@ -218,27 +217,34 @@ impl Indexing<'_> {
         Ok(shared)
     }
 
-    fn open_index(&self) -> Result<Index, IndexError> {
+    fn open_index(&self, trimmed: Lsn) -> Result<Index, IndexError> {
         let limits = DedupLimits {
             horizon_ms: self.options.dedup_horizon_s.saturating_mul(1_000) as i64,
             keys_max: self.options.dedup_max_keys,
         };
-        Index::open(&self.index_dir(), self.options.index_cache_bytes, limits)
+        Index::open(&self.index_dir(), trimmed, self.options.index_cache_bytes, limits)
     }
 
     /// Whether the index was made from this very log, and from no more of it than there is: after a torn tail was cut, or
     /// an older copy of the log put back, it may know records that do not exist.
-    fn belongs(&self, state: IndexState) -> Result<bool, IndexError> {
+    fn belongs(&self, state: IndexState, ceiling: Ceiling) -> Result<bool, IndexError> {
         let start = self.log.start();
-        let reaches = state.indexed <= self.end.last && state.indexed.next() >= start && state.trimmed.next() >= start;
-        if state.store != self.store || !reaches {
+        let reaches = state.indexed.next() >= start && state.trimmed.next() >= start;
+        let same = state.store == self.store && reaches;
+        Ok(same && self.holds(state.indexed, state.crc)? && self.holds(ceiling.lsn, ceiling.crc)?)
+    }
+
+    /// Whether the log has this very record, or had it before its present beginning.
+    fn holds(&self, lsn: Lsn, crc: u32) -> Result<bool, IndexError> {
+        let start = self.log.start();
+        if lsn.next() <= start {
+            return Ok(lsn.next() < start || crc == self.begin.previous);
+        }
+        if lsn > self.end.last {
             return Ok(false);
         }
-        if state.indexed.next() == start {
-            return Ok(state.crc == self.begin.previous);
-        }
-        let mut scan = LogScan::new(&self.log, Lsn(state.indexed.0 - 1), state.indexed, WALK_CHUNK_BYTES)?;
-        Ok(scan.step()?.is_some_and(|(_, view)| view.crc == state.crc))
+        let mut scan = LogScan::new(&self.log, Lsn(lsn.0 - 1), lsn, WALK_CHUNK_BYTES)?;
+        Ok(scan.step()?.is_some_and(|(_, view)| view.crc == crc))
     }
 
     fn caught_up(&self, index: Index, state: IndexState) -> Result<Arc<Shared>, IndexError> {
@@ -248,6 +254,7 @@ impl Indexing<'_> {
         let shared = Arc::new(Shared::new(self.log.clone(), index, live, state, failed, self.lock.clone()));
         let records = shared.catch_up()?;
         if records > 0 {
+            shared.checkpoint()?;
             tracing::info!(records, ms = started.elapsed().as_millis() as u64, "brought the index to the log's end");
         }
         Ok(shared)

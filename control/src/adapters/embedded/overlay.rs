@@ -131,6 +131,12 @@ impl Overlay {
         let key = (change.gid.clone(), change.uid.clone());
         let begun = self.groups.get(&change.gid).or(prior.groups.get(&change.gid)).map_or(Lsn(0), |g| g.lsn);
         let known = self.members.get(&key).or(prior.members.get(&key)).filter(|row| row.lsn > begun);
+        // Applied again over a row that knows this change and later ones: the row stays, but all tables get it.
+        if let Some(newer) = known.filter(|row| row.lsn >= lsn).cloned() {
+            self.memberships.insert((change.uid.clone(), change.gid.clone()));
+            self.members.insert(key, newer);
+            return;
+        }
         let member = match (change.role, known.map(|row| &row.member)) {
             (Some(role), known) => {
                 let joined = known.filter(|m| m.left.is_none()).map_or(seq, |m| m.joined);
@@ -145,6 +151,10 @@ impl Overlay {
 
     fn apply_group(&mut self, lsn: Lsn, change: &GroupChange, prior: &Prior) {
         let known = self.groups.get(&change.gid).or(prior.groups.get(&change.gid));
+        if let Some(newer) = known.filter(|row| row.lsn >= lsn).cloned() {
+            self.groups.insert(change.gid.clone(), newer);
+            return;
+        }
         let same = known.filter(|row| row.group.epoch == change.epoch);
         let group = Group {
             gid: change.gid.clone(),
@@ -174,12 +184,13 @@ impl StreamDelta {
     }
 }
 
-/// A device has one mark; past the bound the oldest one makes room.
+/// A device has one mark; past the bound the oldest one goes, be it this one: so marks applied again cannot push out newer
+/// ones.
 pub fn put_mark(marks: &mut Vec<DeviceMark>, mark: DeviceMark) {
     marks.retain(|known| known.device != mark.device);
-    if marks.len() >= super::DEVICE_MARKS_MAX {
+    marks.push(mark);
+    if marks.len() > super::DEVICE_MARKS_MAX {
         let oldest = marks.iter().enumerate().min_by_key(|(_, m)| m.ts).map_or(0, |(at, _)| at);
         marks.remove(oldest);
     }
-    marks.push(mark);
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidegate_control_core::domain::{Gid, Lsn, Record, StreamKey, Timestamp, Uid};
 use tidegate_control_core::ports::StoreError;
@@ -11,7 +11,7 @@ use tidegate_control_core::ports::StoreError;
 use super::codec;
 use super::error::{IndexError, ReadError, chain};
 use super::index::Index;
-use super::index::rows::IndexState;
+use super::index::mark::IndexState;
 use super::log::read::{LogCursor, LogScan};
 use super::log::{Location, Log};
 use super::overlay::{GroupRow, HeadRow, MemberRow, Overlay, Prior};
@@ -25,6 +25,9 @@ const LOOKUP_CHUNK_BYTES: usize = 4 * 1024;
 pub const WALK_CHUNK_BYTES: usize = 256 * 1024;
 /// Records between two writes of the index while it catches up.
 const CATCH_UP_RECORDS: usize = 32_768;
+/// Records between two checkpoints: what a crash makes the next opening apply again, at most.
+pub const CHECKPOINT_RECORDS: u64 = 2_000_000;
+pub const CHECKPOINT_PATIENCE: Duration = Duration::from_secs(30);
 const HOUR_MS: i64 = 3_600_000;
 
 #[derive(Debug)]
@@ -32,7 +35,7 @@ pub struct Shared {
     pub log: Arc<Log>,
     pub index: Index,
     live: RwLock<Live>,
-    /// As last written; only the index thread (and opening, before it) changes it.
+    /// What the index holds now; only the index thread (and opening, before it) changes it.
     state: Mutex<IndexState>,
     failure: OnceLock<Box<str>>,
     room: (Mutex<()>, Condvar),
@@ -151,7 +154,7 @@ impl Shared {
         let mut state = self.state();
         (state.indexed, state.crc) = (overlay.last, overlay.last_crc);
         state.newest = state.newest.max(overlay.newest);
-        self.index.apply(&overlay, state)?;
+        self.index.apply(&overlay)?;
         self.set_state(state);
         self.live_mut().flushing = None;
         Ok(true)
@@ -159,6 +162,20 @@ impl Shared {
 
     pub fn set_state(&self, state: IndexState) {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Moves the index into tables and marks how far it came. False: that took too long; the older mark stands.
+    pub fn checkpoint(&self) -> Result<bool, IndexError> {
+        let started = Instant::now();
+        let mut checkpoint = self.index.begin_checkpoint(self.state())?;
+        while !self.index.finish_checkpoint(&mut checkpoint)? {
+            if started.elapsed() > CHECKPOINT_PATIENCE {
+                tracing::warn!("the index is slow to reach the disk; the next opening will take longer");
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(true)
     }
 
     /// Indexes what the log holds after the index's place. Called before anything else runs.
@@ -179,6 +196,10 @@ impl Shared {
             }
             hour = Some(this_hour);
             count += 1;
+            if count % CHECKPOINT_RECORDS == 0 {
+                self.flush()?;
+                self.checkpoint()?;
+            }
             if at.lsn <= state.known {
                 self.live_mut().active.apply_known(at, &record);
             } else {

@@ -104,6 +104,10 @@ impl Dedup {
         Ok(None)
     }
 
+    pub fn keyspaces(&self) -> Vec<Keyspace> {
+        self.read().buckets.iter().map(|bucket| bucket.keyspace.clone()).collect()
+    }
+
     pub fn stats(&self) -> DedupStats {
         let state = self.read();
         DedupStats { keys: state.buckets.iter().map(|b| b.keys).sum(), complete_since: state.complete_since }

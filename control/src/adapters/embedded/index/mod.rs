@@ -1,21 +1,21 @@
 //! What can be looked up in the log, kept in fjall.
 //!
 //! Invariants:
-//! * It is never the truth: everything here can be made again from the log (and the snapshot that retention left). fjall
-//!   was measured to lose fsync'd rows silently after one flipped byte in its journal; so nothing that an answer depends
-//!   on rests on it, and it is not fsync'd with commits.
-//! * [`IndexState`] is written in the same batch as the rows it speaks of. Rows of records after `indexed` may be there
-//!   (fjall's tables can outlive its journal), so applying a record again changes nothing.
+//! * It is never the truth: everything here can be made again from the log (and the snapshot that retention left).
+//! * Only rows known to stand in fjall's tables count after an opening, never its journal ([`mark`]); records after the mark
+//!   are applied again. Tables may hold rows of newer records already, each table its own, so applying a record must come
+//!   to the same over older and over newer rows.
 //! * One thread writes; any thread reads.
 
 mod dedup;
 mod filter;
+pub mod mark;
 pub mod rows;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode, Readable as _};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, Readable as _};
 use hashbrown::HashMap;
 use tidegate_control_core::domain::{Epoch, Gid, Lsn, Seq, StreamKey, Uid};
 use tidegate_control_core::ports::{DedupHit, DeviceMark};
@@ -24,14 +24,14 @@ use super::DEVICE_MARKS_MAX;
 use super::error::IndexError;
 use super::log::Location;
 use super::overlay::{GroupRow, HeadRow, MemberRow, Overlay, StreamDelta};
-use rows::{IndexState, RUN_SEQS_MAX};
+use mark::{Ceiling, IndexState, Marks};
+use rows::RUN_SEQS_MAX;
 
 pub use dedup::{DedupLimits, DedupStats};
 
-const STATE_KEY: &[u8] = b"state";
 /// Rows of a snapshot written into the index at once.
 const LOAD_ROWS_MAX: usize = 20_000;
-/// Read again at opening, so small; fjall's least.
+/// Never read again, so fjall's least.
 const JOURNAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const MEMTABLE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
@@ -47,8 +47,15 @@ pub struct Index {
     marks: Keyspace,
     reads: Keyspace,
     dedup: dedup::Dedup,
+    marks_of_progress: Marks,
     /// [`IndexState::trimmed`]; zero spares every look-up of a first.
     trimmed: AtomicU64,
+}
+
+/// Memory tables on their way to disk; when none is left, everything up to the state's record is in tables.
+pub struct Checkpoint {
+    state: IndexState,
+    waiting: Vec<Keyspace>,
 }
 
 /// Tables that a snapshot holds: what the log alone cannot give back once its beginning is unlinked. The numbers stand in
@@ -63,6 +70,9 @@ pub enum KeptTable {
     Marks = 6,
     Reads = 7,
 }
+
+/// The highest seq of each stream and epoch among some records.
+pub type Highest = HashMap<(StreamKey, Epoch), Seq>;
 
 /// Table, key and value, as they stand in both index and snapshot.
 pub type KeptRow = (KeptTable, Vec<u8>, Vec<u8>);
@@ -84,16 +94,23 @@ pub(super) fn table_options() -> KeyspaceCreateOptions {
 }
 
 impl Index {
-    pub fn open(dir: &Path, cache_bytes: u64, limits: DedupLimits) -> Result<Index, IndexError> {
-        let db = Database::builder(dir)
+    /// Opens the tables in `dir`, or makes new ones; `trimmed` as the mark says.
+    pub fn open(dir: &Path, trimmed: Lsn, cache_bytes: u64, limits: DedupLimits) -> Result<Index, IndexError> {
+        let tables = dir.join("tables");
+        std::fs::create_dir_all(dir)?;
+        if tables.exists() && !mark::forget_journals(&tables)? {
+            return Err(IndexError::Row { table: "journal" });
+        }
+        let db = Database::builder(&tables)
             .cache_size(cache_bytes)
             .worker_threads(2)
             .max_journaling_size(JOURNAL_BYTES_MAX)
+            .manual_journal_persist(true)
             .open()?;
         let table = |name: &str| db.keyspace(name, table_options);
         let meta = table("meta")?;
         let dedup = dedup::Dedup::open(&db, &meta, limits)?;
-        let index = Index {
+        Ok(Index {
             heads: table("heads")?,
             firsts: table("firsts")?,
             places: table("places")?,
@@ -105,26 +122,36 @@ impl Index {
             meta,
             dedup,
             db,
-            trimmed: AtomicU64::new(0),
-        };
-        let trimmed = index.state()?.map_or(0, |state| state.trimmed.0);
-        index.trimmed.store(trimmed, Ordering::Release);
-        Ok(index)
+            marks_of_progress: Marks::open(dir)?,
+            trimmed: AtomicU64::new(trimmed.0),
+        })
     }
 
-    /// `None`: empty, incomplete or of another version.
-    pub fn state(&self) -> Result<Option<IndexState>, IndexError> {
-        Ok(self.meta.get(STATE_KEY)?.and_then(|row| IndexState::decode(&row)))
+    /// Says durably that rows of records up to here may come.
+    pub fn raise(&self, ceiling: Ceiling) -> Result<(), IndexError> {
+        Ok(self.marks_of_progress.raise(ceiling)?)
     }
 
-    pub fn put_state(&self, state: IndexState) -> Result<(), IndexError> {
-        let mut batch = self.db.batch();
-        self.stage_state(&mut batch, state);
-        Ok(batch.commit()?)
+    /// Begins to move everything into tables.
+    pub fn begin_checkpoint(&self, state: IndexState) -> Result<Checkpoint, IndexError> {
+        let fixed = [&self.meta, &self.heads, &self.firsts, &self.places, &self.groups];
+        let others = [&self.members, &self.memberships, &self.marks, &self.reads];
+        let mut waiting: Vec<Keyspace> = fixed.into_iter().chain(others).cloned().collect();
+        waiting.extend(self.dedup.keyspaces());
+        for keyspace in &waiting {
+            keyspace.rotate_memtable()?;
+        }
+        Ok(Checkpoint { state, waiting })
     }
 
-    pub fn persist(&self) -> Result<(), IndexError> {
-        Ok(self.db.persist(PersistMode::SyncAll)?)
+    /// True: the checkpoint is complete and marked.
+    pub fn finish_checkpoint(&self, checkpoint: &mut Checkpoint) -> Result<bool, IndexError> {
+        checkpoint.waiting.retain(|keyspace| keyspace.sealed_memtable_count() > 0);
+        if !checkpoint.waiting.is_empty() {
+            return Ok(false);
+        }
+        self.marks_of_progress.write(checkpoint.state)?;
+        Ok(true)
     }
 
     pub fn dedup_stats(&self) -> DedupStats {
@@ -134,11 +161,6 @@ impl Index {
     /// Makes look-ups of keys from before this opening as cheap as those of new ones.
     pub fn build_filters(&self, stop: &AtomicBool) -> Result<(), IndexError> {
         self.dedup.build_filters(stop)
-    }
-
-    fn stage_state(&self, batch: &mut OwnedWriteBatch, state: IndexState) {
-        batch.insert(&self.meta, STATE_KEY, state.encode());
-        self.trimmed.store(state.trimmed.0, Ordering::Release);
     }
 }
 
@@ -257,8 +279,9 @@ impl Index {
 
 /// Writing; by one thread.
 impl Index {
-    /// Makes the overlay's rows part of the index, all or none.
-    pub fn apply(&self, overlay: &Overlay, state: IndexState) -> Result<(), IndexError> {
+    /// Makes the overlay's rows part of the index.
+    pub fn apply(&self, overlay: &Overlay) -> Result<(), IndexError> {
+        self.raise(Ceiling { lsn: overlay.last, crc: overlay.last_crc })?;
         let mut batch = OwnedWriteBatch::with_capacity(self.db.clone(), overlay.records * 2);
         for (stream, delta) in &overlay.streams {
             self.stage_places(&mut batch, stream, delta);
@@ -284,7 +307,6 @@ impl Index {
         let mut keys: Vec<_> = overlay.dedup.iter().collect();
         keys.sort_unstable_by_key(|(key, _)| **key);
         let gone = self.dedup.stage(&self.db, &self.meta, &mut batch, &keys, overlay.newest)?;
-        self.stage_state(&mut batch, state);
         batch.commit()?;
         for keyspace in gone {
             self.db.delete_keyspace(keyspace)?;
@@ -343,15 +365,27 @@ impl Index {
         Ok(())
     }
 
-    /// Moves the firsts of streams past trimmed messages and forgets their places. `trimmed` maps a stream to the highest
-    /// seq of that epoch that goes.
-    pub fn trim(&self, trimmed: &HashMap<(StreamKey, Epoch), Seq>, state: IndexState) -> Result<(), IndexError> {
+    /// Moves the firsts of streams past messages that are about to go. `highest` maps a stream to the highest seq of that
+    /// epoch that goes, with all records up to `trimmed`.
+    pub fn move_firsts(&self, highest: &Highest, trimmed: Lsn) -> Result<(), IndexError> {
+        let mut batch = self.db.batch();
+        for ((stream, epoch), upto) in highest {
+            if self.head(stream)?.is_some_and(|head| head.epoch == *epoch) {
+                batch.insert(&self.firsts, stream.as_str(), rows::encode_cursor(*epoch, upto.next()));
+            }
+        }
+        self.trimmed.fetch_max(trimmed.0, Ordering::AcqRel);
+        Ok(batch.commit()?)
+    }
+
+    /// Forgets the places of messages that go; only once their streams' moved firsts are in tables, since a first without
+    /// its places would look like messages that never were.
+    pub fn forget_places(&self, highest: &Highest) -> Result<(), IndexError> {
         let mut batch = self.db.batch();
         let mut run = Vec::new();
-        for ((stream, epoch), upto) in trimmed {
-            for row in
-                self.places.range(rows::run_key(stream, *epoch, Seq::ZERO)..=rows::run_key(stream, *epoch, *upto))
-            {
+        for ((stream, epoch), upto) in highest {
+            let keys = rows::run_key(stream, *epoch, Seq::ZERO)..=rows::run_key(stream, *epoch, *upto);
+            for row in self.places.range(keys) {
                 let (key, value) = row.into_inner()?;
                 run.clear();
                 rows::decode_run(rows::run_key_seq(&key)?, &value, &mut run)?;
@@ -359,11 +393,7 @@ impl Index {
                     batch.remove(&self.places, key);
                 }
             }
-            if self.head(stream)?.is_some_and(|head| head.epoch == *epoch) {
-                batch.insert(&self.firsts, stream.as_str(), rows::encode_cursor(*epoch, upto.next()));
-            }
         }
-        self.stage_state(&mut batch, state);
         Ok(batch.commit()?)
     }
 }

@@ -9,56 +9,10 @@ use tidegate_control_core::ports::{DedupHit, DeviceMark, Group, Member};
 use crate::adapters::embedded::codec;
 use crate::adapters::embedded::error::IndexError;
 use crate::adapters::embedded::log::Location;
-use crate::adapters::embedded::log::format::StoreId;
 use crate::adapters::embedded::overlay::{GroupRow, HeadRow, MemberRow};
 
 /// Seqs that one row of places spans at most, so a row that holds a seq begins less than this before it.
 pub const RUN_SEQS_MAX: u64 = 128;
-
-/// Changed together with the form of any row: an index of another version is rebuilt.
-const VERSION: u64 = 1;
-
-/// How far the index has come; written in the same batch as what it describes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct IndexState {
-    pub store: StoreId,
-    pub indexed: Lsn,
-    /// Header crc of the record at `indexed`: shows that this index belongs to this very log.
-    pub crc: u32,
-    pub newest: Timestamp,
-    /// Streams' firsts are moved past the records up to here.
-    pub trimmed: Lsn,
-    /// Groups, marks and cursors of records up to here came from a snapshot.
-    pub known: Lsn,
-}
-
-impl IndexState {
-    pub fn encode(self) -> Vec<u8> {
-        let mut out = Writer::default();
-        let numbers = [VERSION, self.store.0, self.indexed.0, u64::from(self.crc), self.newest.0 as u64];
-        numbers.into_iter().for_each(|n| out.u64(n));
-        out.u64(self.trimmed.0);
-        out.u64(self.known.0);
-        out.0
-    }
-
-    /// `None`: another version.
-    pub fn decode(bytes: &[u8]) -> Option<IndexState> {
-        let mut row = Reader::new(bytes, "state");
-        if row.u64().ok()? != VERSION {
-            return None;
-        }
-        let state = IndexState {
-            store: StoreId(row.u64().ok()?),
-            indexed: Lsn(row.u64().ok()?),
-            crc: row.u64().ok()? as u32,
-            newest: Timestamp(row.u64().ok()? as i64),
-            trimmed: Lsn(row.u64().ok()?),
-            known: Lsn(row.u64().ok()?),
-        };
-        Some(state)
-    }
-}
 
 pub fn run_key(stream: &StreamKey, epoch: Epoch, seq: Seq) -> Vec<u8> {
     let mut key = Vec::with_capacity(stream.as_str().len() + 17);
