@@ -309,6 +309,29 @@ fn a_segment_of_another_history_is_refused() {
     assert!(matches!(log.check(), Err(OpenError::Corrupt { .. } | OpenError::Incomplete { .. })));
 }
 
+/// One record of another history in the place of ours: as long, with sound checksums and the right lsn.
+#[test]
+fn a_record_of_another_history_is_refused() {
+    let log = written(60, 1_500);
+    let other = TempDir::new().unwrap();
+    let (_, mut writer) = fresh_log(&other, 1_500, STORE);
+    for (number, batch) in log.records.chunks(BATCH).enumerate() {
+        let seqs = number * BATCH + 1..;
+        let text = |seq: usize| "x".repeat(format!("g:go#{seq}").len());
+        let changed: Vec<Record> = batch.iter().zip(seqs).map(|(record, seq)| with_text(record, &text(seq))).collect();
+        writer.append(&changed).unwrap();
+    }
+    let place = log.places.iter().find(|place| place.lsn == Lsn(11)).unwrap();
+    let theirs = fs::read(other.path().join(place.file.file_name().unwrap())).unwrap();
+    let mut bytes = fs::read(&place.file).unwrap();
+    let header = RecordHeader::decode(&theirs[place.start as usize..], STORE.seed()).map(|(header, _)| header);
+    assert_eq!(header.map(|header| (header.lsn, header.record_bytes())), Some((Lsn(11), place.end - place.start)));
+    let range = place.start as usize..place.end as usize;
+    bytes[range.clone()].copy_from_slice(&theirs[range]);
+    fs::write(&place.file, bytes).unwrap();
+    log.assert_refused(&place.file, place.start, "the chain is broken");
+}
+
 /// A caller who puts a valid record of another store into a message must not turn a torn tail into "corruption".
 #[test]
 fn bytes_in_a_message_cannot_pass_for_a_record() {
