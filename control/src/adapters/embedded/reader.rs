@@ -81,6 +81,10 @@ impl EmbeddedReader {
             let wanted = limit.messages.max(1) - page.messages.len();
             let upto = head.head.min(Seq(page.upto.0.saturating_add((wanted as u64).min(PAGE_STEP))));
             let places = self.places(stream, head.epoch, page.upto, upto)?;
+            if places.len() as u64 != upto.0 - page.upto.0 {
+                // An epoch has no gaps: what is absent was trimmed since `first` was looked up, and must not seem covered.
+                return Err(ReadError::Trimmed.into());
+            }
             let locations: Vec<Location> = places.iter().map(|(_, location)| *location).collect();
             let records = self.shared.records_at(&locations)?;
             for ((seq, location), record) in places.iter().zip(&records) {
