@@ -148,7 +148,8 @@ fn a_foreign_inbox_is_always_controls_to_judge() {
     bench.connect(1, hello("alice", plain()), &[("u:alice", 7, false)]);
     bench.shard.clear();
     bench.link.clear();
-    bench.request(1, 1, "alice", Op::Join { stream: key("u:alice"), cursor: None });
+    let own = Op::Pull { stream: key("u:alice"), epoch: None, after: Seq(7), since_ts: None, limit: None };
+    bench.request(1, 1, "alice", own);
     assert!(bench.link.is_empty());
     assert_eq!(bench.take_sent().len(), 1);
     for (id, op) in [
