@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""A Tidegate client in one page: pip install websockets; python client.py alice [g:42 …]
+"""A Tidegate client in one page: pip install websockets; python3 client.py alice [g:42 …]
 
+TIDEGATE_CLIENT_ADDR names the gateway's client listener; TIDEGATE_TOKEN_FILE a file with alice's token (not needed in dev).
 It follows the one rule of the protocol: keep (epoch, seq) per stream; every batch and pull answer covers (after, upto].
 `after <= seq`: take what is newer and move to `upto`. `after > seq`: a hole, so pull. The cursors are kept in a file, so a
-second run shows what was missed, once and in order.
+second run shows what was missed, once and in order; remove the file to begin anew.
 """
 import asyncio, itertools, json, os, pathlib, random, sys
 import websockets
 
 UID, GROUPS = sys.argv[1] if len(sys.argv) > 1 else "alice", sys.argv[2:]
 ADDR = os.environ.get("TIDEGATE_CLIENT_ADDR", "127.0.0.1:8080")
-URL = f"ws://{ADDR}/api/v1/ws?uid={UID}&device=python&defer=1"
+TOKEN = pathlib.Path(file).read_text().strip() if (file := os.environ.get("TIDEGATE_TOKEN_FILE")) else None
+# With a token the handshake names nobody: the token goes in the first frame, where no proxy logs it.
+URL = f"ws://{ADDR}/api/v1/ws" + ("" if TOKEN else f"?uid={UID}&device=python&defer=1")
 FILE = pathlib.Path(f".tidegate-{UID}.json")
 cursors = json.loads(FILE.read_text()) if FILE.exists() else {}
+# Where a join without a cursor began: it goes along until the stream's first message makes a cursor.
+begun = {}
 
 
 def move(stream, epoch, seq):
@@ -56,7 +61,8 @@ class Connection:
                     move(stream, error["epoch"], error["first"] - 1)
                     continue
                 if not error.get("retry"):
-                    raise RuntimeError(error)
+                    print(f"{stream}:", error, file=sys.stderr)
+                    break
                 await asyncio.sleep(error.get("retry_after_ms", 1000) / 1000)
                 continue
             page = answer["ok"]
@@ -70,14 +76,21 @@ class Connection:
             move(state["stream"], state["epoch"], state["first"] - 1)
 
     async def hello(self):
-        answer = await self.ask("connect", {"device": "python", "platform": "pc", "cursors": cursors})
+        places = {**begun, **cursors}
+        body = {"device": "python", "platform": "pc", "cursors": places}
+        answer = await self.ask("connect", {**body, "token": TOKEN} if TOKEN else body)
         if "error" in answer:
             return print("connect:", answer["error"], file=sys.stderr)
+        print(f"connected as {answer['ok']['uid']} to {answer['ok']['gateway']}", file=sys.stderr)
         for state in answer["ok"].get("streams", []):
             self.standing(state)
-        for stream in GROUPS:
-            joined = await self.ask("join", {"stream": stream, "cursor": cursors[stream]} if stream in cursors else {"stream": stream})
-            self.standing(joined["ok"]) if "ok" in joined else print(stream, joined["error"], file=sys.stderr)
+        # A cursor implies the join.
+        for stream in (stream for stream in GROUPS if stream not in places):
+            joined = await self.ask("join", {"stream": stream})
+            if state := joined.get("ok"):
+                begun[stream] = {"epoch": state["epoch"], "seq": state["head"]}
+            else:
+                print(f"{stream}:", joined["error"], file=sys.stderr)
 
     async def run(self):
         self.start(self.hello())
@@ -90,7 +103,8 @@ class Connection:
             elif batch := frame.get("batch"):
                 stream, epoch = batch["stream"], batch["epoch"]
                 if "upto" not in batch:
-                    print(f"{stream}    {batch['messages'][0].get('content', '')}", flush=True)
+                    for message in batch["messages"]:
+                        print(f"{stream}    {message.get('from', '')}: {message.get('content', '')}", flush=True)
                     continue
                 if cursors.setdefault(stream, {"epoch": epoch, "seq": batch["after"]})["epoch"] != epoch:
                     move(stream, epoch, 0)
@@ -112,12 +126,19 @@ async def main():
         asked = None
         try:
             async with websockets.connect(URL, subprotocols=["tidegate.v1.json"]) as socket:
-                wait, asked = 0.25, await Connection(socket).run()
+                wait, connection = 0.25, Connection(socket)
+                try:
+                    asked = await connection.run()
+                finally:
+                    # What still waits for an answer would wait for ever.
+                    for task in connection.tasks:
+                        task.cancel()
             if 3500 <= (socket.close_code or 0) <= 3999:
                 sys.exit(f"refused: {socket.close_code} {socket.close_reason}")
         except (OSError, websockets.WebSocketException) as error:
             code = getattr(getattr(error, "rcvd", None), "code", 0) or 0
-            if 3500 <= code <= 3999:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if 3500 <= code <= 3999 or status in (400, 401, 403, 404):
                 sys.exit(f"refused: {error}")
             print(f"connection lost: {error}", file=sys.stderr)
         # As long as the server asks for; otherwise longer with each failure, with jitter.
