@@ -1,5 +1,6 @@
 //! `tidegate gateway` and `tidegate control`: one role in one process.
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -79,7 +80,8 @@ pub fn apply_to_control(listeners: &Listeners, settings: &mut tidegate_control::
 /// Logs go to standard error; `RUST_LOG` chooses, `TIDEGATE_LOG=json` makes them JSON lines.
 pub fn start_logging() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,fjall=warn,lsm_tree=warn"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     if std::env::var("TIDEGATE_LOG").is_ok_and(|form| form == "json") {
         lines.json().init();
     } else {

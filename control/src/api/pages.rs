@@ -18,7 +18,7 @@ const PAGE: &str = include_str!("../../../docs/examples/browser.html");
 const PORT_PLACEHOLDER: &str = "data-client-port=\"8080\"";
 /// The page is one file: nothing is fetched from elsewhere, and nobody frames it.
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-    connect-src 'self' ws://localhost:* ws://127.0.0.1:* ws://[::1]:*; base-uri 'none'; form-action 'none'; \
+    connect-src 'self' ws://localhost:* ws://127.0.0.1:*; base-uri 'none'; form-action 'none'; \
     frame-ancestors 'none'";
 
 /// The process lives.

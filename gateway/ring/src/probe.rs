@@ -36,7 +36,7 @@ pub enum Unsupported {
     Missing,
     #[error("this kernel's io_uring is too old: it lacks {0} (Linux 6.1 or newer is needed)")]
     TooOld(&'static str),
-    #[error("io_uring cannot be set up now")]
+    #[error("io_uring cannot be set up now (without CAP_IPC_LOCK, rings count against RLIMIT_MEMLOCK)")]
     Failed(#[source] io::Error),
 }
 

@@ -21,7 +21,7 @@ mod wire;
 use std::io::{self, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -70,15 +70,22 @@ pub struct Shared {
 }
 
 impl FrontDoor {
-    /// Starts one thread per element of `threads`, each with listeners of its own.
+    /// Starts one thread per element of `threads`, each with listeners of its own. Returns once all of them can accept.
     pub fn start(threads: Vec<Vec<Listening>>, shared: Shared) -> io::Result<FrontDoor> {
         let (stop, stopped) = watch::channel(false);
         let budget = Budget::new(FIRST_FRAME_BYTES_MAX);
         let mut door = FrontDoor { stop, threads: Vec::new() };
+        let (started, starts) = mpsc::channel();
         for (index, listeners) in threads.into_iter().enumerate() {
             let (shared, stopped, budget) = (shared.clone(), stopped.clone(), budget.clone());
+            let started = started.clone();
             let builder = thread::Builder::new().name(format!("door-{index}"));
-            door.threads.push(builder.spawn(move || run(listeners, shared, budget, stopped))?);
+            door.threads.push(builder.spawn(move || run(listeners, shared, budget, stopped, started))?);
+        }
+        // A thread that ends without a word drops the last sender, and is no start either.
+        drop(started);
+        for _ in &door.threads {
+            starts.recv().map_err(io::Error::other)??;
         }
         Ok(door)
     }
@@ -118,7 +125,13 @@ fn listen(addr: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-fn run(listeners: Vec<Listening>, shared: Shared, budget: Budget, stopped: watch::Receiver<bool>) {
+fn run(
+    listeners: Vec<Listening>,
+    shared: Shared,
+    budget: Budget,
+    stopped: watch::Receiver<bool>,
+    started: mpsc::Sender<io::Result<()>>,
+) {
     if let Err(error) = lower_priority() {
         warn!(%error, "the front door runs at the shards' priority");
     }
@@ -126,10 +139,13 @@ fn run(listeners: Vec<Listening>, shared: Shared, budget: Budget, stopped: watch
     let mut runtime = match built {
         Ok(runtime) => runtime,
         Err(error) => {
-            tracing::error!(%error, "the front door cannot run");
+            // The receiver waits for one word of each thread.
+            let _ = started.send(Err(error));
             return;
         }
     };
+    let _ = started.send(Ok(()));
+    drop(started);
     // io_uring wants a blocking listener (a non-blocking one is answered EAGAIN), the epoll fallback a non-blocking one.
     let nonblocking = matches!(runtime, FusionRuntime::Legacy(_));
     runtime.block_on(async move {
