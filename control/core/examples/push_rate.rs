@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release -p tidegate-control-core --example push_rate`
 
+// A measurement outside the core: it has a clock of its own.
+#![allow(clippy::disallowed_methods)]
+
 use std::time::{Duration, Instant};
 
 use smallvec::SmallVec;
