@@ -112,6 +112,12 @@ impl Verdict {
         self.lost + self.duplicated + self.reordered + self.wrong == 0
     }
 
+    /// Something that makes the whole verdict worthless.
+    pub fn fail(&mut self, text: String) {
+        self.wrong += 1;
+        self.find(text);
+    }
+
     fn find(&mut self, text: String) {
         if self.findings.len() < FINDINGS_MAX {
             self.findings.push(text);

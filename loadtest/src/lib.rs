@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod fleet;
 pub mod follower;
 pub mod judge;
 pub mod node;

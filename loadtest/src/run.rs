@@ -1,24 +1,23 @@
 //! Runs a scenario: connect, follow, publish, judge.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
-use tokio::task::JoinSet;
 
+use crate::fleet::Fleet;
 use crate::follower::{Controls, Follower};
-use crate::judge::{Ledger, StreamLog, Verdict};
+use crate::judge::{Ledger, Verdict};
 use crate::process::{self, Usage};
 use crate::publish::{self, Outcome, Plan};
 use crate::result::{self, ConnectionsResult, Deliveries, Percentiles, RunResult, Server};
 use crate::scenario::{Scenario, Slow, To};
 use crate::session::Target;
 
-/// How long clients may take to be established after the ramp, and to show the last messages.
-const SETTLE: Duration = Duration::from_secs(60);
+/// Nothing new for so long: the clients have shown what they will show.
+const QUIET: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -40,12 +39,6 @@ pub enum RunError {
     Process { pid: u32, source: std::io::Error },
 }
 
-struct Fleet {
-    tasks: JoinSet<(String, BTreeMap<String, StreamLog>)>,
-    controls: Vec<Arc<Controls>>,
-    latency_us: Arc<Mutex<Histogram<u64>>>,
-}
-
 /// Runs the scenario to its end.
 pub async fn run(scenario: &Scenario, options: &Options) -> Result<RunResult, RunError> {
     let started_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
@@ -58,7 +51,7 @@ pub async fn run(scenario: &Scenario, options: &Options) -> Result<RunResult, Ru
         }
     };
     let idle = usage(options)?;
-    let fleet = connect(scenario, options, origin).await;
+    let (fleet, latency_us) = connect(scenario, options, origin).await;
     let established = fleet.established();
     let before = usage(options)?;
     let ledger = Arc::new(Mutex::new(Ledger::default()));
@@ -68,13 +61,20 @@ pub async fn run(scenario: &Scenario, options: &Options) -> Result<RunResult, Ru
         let _ = slow.await;
     }
     let ledger = std::mem::take(&mut *ledger.lock().expect("no holder panics"));
-    fleet.settle(&ledger).await;
+    fleet.settle(&ledger, QUIET).await;
     let after = usage(options)?;
     let seconds = origin.elapsed().as_secs_f64();
     let reconnects = fleet.controls.iter().map(|c| c.connects.load(Ordering::SeqCst).saturating_sub(1)).sum();
     let asked = fleet.controls.len();
     let slow_count = scenario.slow.as_ref().map_or(0, |slow| slow.count);
-    let (verdict, slow_with_gap, latency) = fleet.judge(&ledger, slow_count).await;
+    let mut slow_with_gap = 0;
+    let verdict = fleet
+        .judge(&ledger, |name, logs| {
+            let number = name.rsplit_once('-').and_then(|(_, n)| n.parse::<usize>().ok()).unwrap_or(usize::MAX);
+            slow_with_gap += usize::from(number < slow_count && logs.values().any(|log| log.gaps > 0));
+        })
+        .await;
+    let latency = latency_us.lock().expect("no holder panics").clone();
     let connections = ConnectionsResult { asked, established, failed: asked - established, reconnects };
     let costs = Costs { idle, before, after, connections: established };
     let mut report = compose(scenario, &outcome, connections, &verdict, costs, unary.as_ref());
@@ -125,9 +125,9 @@ fn plan(scenario: &Scenario, options: &Options, origin: Instant) -> Plan {
     }
 }
 
-async fn connect(scenario: &Scenario, options: &Options, origin: Instant) -> Fleet {
+async fn connect(scenario: &Scenario, options: &Options, origin: Instant) -> (Fleet, Arc<Mutex<Histogram<u64>>>) {
     let latency_us = Arc::new(Mutex::new(publish::histogram()));
-    let mut fleet = Fleet { tasks: JoinSet::new(), controls: Vec::new(), latency_us };
+    let mut fleet = Fleet::default();
     let pause = Duration::from_secs_f64(1.0 / scenario.connections.ramp_per_second);
     let slow = scenario.slow.as_ref().map_or(0, |slow| slow.count);
     let begin = Instant::now();
@@ -142,7 +142,7 @@ async fn connect(scenario: &Scenario, options: &Options, origin: Instant) -> Fle
             groups => vec![group(options, number % groups)],
         };
         let mut follower = Follower::new(uid, target, streams);
-        let latency_us = fleet.latency_us.clone();
+        let latency_us = latency_us.clone();
         // The slow ones' own lateness is theirs; the latency is that of the others.
         if number >= slow {
             follower.on_shown = Some(Arc::new(move |message, now| {
@@ -152,18 +152,14 @@ async fn connect(scenario: &Scenario, options: &Options, origin: Instant) -> Fle
                 }
             }));
         }
-        fleet.controls.push(follower.controls.clone());
-        fleet.tasks.spawn(follower.run());
+        fleet.follow(follower);
         let due = begin + pause * (number as u32 + 1);
         if due > Instant::now() {
             tokio::time::sleep_until(due.into()).await;
         }
     }
-    let deadline = Instant::now() + SETTLE;
-    while fleet.established() < fleet.controls.len() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    fleet
+    fleet.gather().await;
+    (fleet, latency_us)
 }
 
 async fn stop_reading(slow: Slow, controls: Vec<Arc<Controls>>) {
@@ -171,44 +167,6 @@ async fn stop_reading(slow: Slow, controls: Vec<Arc<Controls>>) {
     controls.iter().take(slow.count).for_each(|c| c.pause(true));
     tokio::time::sleep(Duration::from_secs_f64(slow.for_s)).await;
     controls.iter().take(slow.count).for_each(|c| c.pause(false));
-}
-
-impl Fleet {
-    fn established(&self) -> usize {
-        self.controls.iter().filter(|c| c.established.load(Ordering::SeqCst)).count()
-    }
-
-    /// Waits until everything answered was shown, or nothing moves any more.
-    async fn settle(&self, ledger: &Ledger) {
-        let shown = || self.controls.iter().map(|c| c.shown.load(Ordering::Relaxed)).sum::<u64>();
-        let deadline = Instant::now() + SETTLE;
-        let mut last = (shown(), Instant::now());
-        while Instant::now() < deadline && !self.controls.is_empty() && ledger.answered > 0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let now = shown();
-            if now != last.0 {
-                last = (now, Instant::now());
-            } else if last.1.elapsed() > Duration::from_secs(3) {
-                break;
-            }
-        }
-    }
-
-    /// Ends every client and judges its logs. Also how many of the first `slow` were told a gap.
-    async fn judge(mut self, ledger: &Ledger, slow: usize) -> (Verdict, usize, Histogram<u64>) {
-        self.controls.iter().for_each(|c| c.stop());
-        let mut verdict = Verdict::default();
-        let mut with_gap = 0;
-        while let Some(Ok((name, logs))) = self.tasks.join_next().await {
-            let number = name.rsplit_once('-').and_then(|(_, n)| n.parse::<usize>().ok()).unwrap_or(usize::MAX);
-            with_gap += usize::from(number < slow && logs.values().any(|log| log.gaps > 0));
-            for (stream, log) in &logs {
-                verdict.judge(&name, stream, log, ledger);
-            }
-        }
-        let latency = self.latency_us.lock().expect("no holder panics").clone();
-        (verdict, with_gap, latency)
-    }
 }
 
 struct Costs {

@@ -5,12 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use tidegate_load::follower::{Controls, Follower};
+use tidegate_load::fleet::{Fleet, SETTLE};
+use tidegate_load::follower::Follower;
 use tidegate_load::judge::{Ledger, Verdict};
 use tidegate_load::node::{Addrs, Node};
 use tidegate_load::publish::{self, Outcome, Plan};
 use tidegate_load::session::Target;
-use tokio::task::JoinSet;
 
 use crate::command;
 use crate::workspace::Workspace;
@@ -32,8 +32,8 @@ pub struct Args {
 
 /// Groups that the clients are spread over; every client's inbox gets messages as well.
 const GROUPS: usize = 4;
-/// How long clients may take to show the last message.
-const SETTLE: Duration = Duration::from_secs(60);
+/// Nothing new for so long: the clients have shown what they will show.
+const QUIET: Duration = Duration::from_secs(5);
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let binary = command::build("tidegate")?;
@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut node = start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {
-        let fleet = Fleet::start(args, &addrs).await?;
+        let fleet = follow(args, &addrs).await?;
         let ledger = Arc::new(Mutex::new(Ledger::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let publisher = tokio::spawn(publish::publish(plan(args, &addrs, stop.clone()), ledger.clone()));
@@ -70,9 +70,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         let outcome = publisher.await?;
         let ledger = Arc::try_unwrap(ledger).map_err(|_| anyhow::anyhow!("the ledger is still shared"))?;
         let ledger = ledger.into_inner().expect("no holder panics");
-        fleet.settle(&ledger).await;
+        fleet.settle(&ledger, QUIET).await;
         let moved = publish::send_again(&addrs.grpc_url(), &outcome.samples).await?;
-        let verdict = fleet.judge(&ledger).await;
+        let verdict = fleet.judge(&ledger, |_, _| ()).await;
         anyhow::Ok((outcome, ledger, verdict, moved))
     })?;
     let (outcome, ledger, verdict, moved) = report;
@@ -116,58 +116,17 @@ fn plan(args: &Args, addrs: &Addrs, stop: Arc<AtomicBool>) -> Plan {
     }
 }
 
-struct Fleet {
-    tasks: JoinSet<(String, std::collections::BTreeMap<String, tidegate_load::judge::StreamLog>)>,
-    controls: Vec<Arc<Controls>>,
-}
-
-impl Fleet {
-    async fn start(args: &Args, addrs: &Addrs) -> anyhow::Result<Fleet> {
-        let mut fleet = Fleet { tasks: JoinSet::new(), controls: Vec::new() };
-        for number in 0..args.clients {
-            let name = uid(number);
-            let target = Target::dev(addrs.client, &name);
-            let follower = Follower::new(name, target, vec![group(number % GROUPS)]);
-            fleet.controls.push(follower.controls.clone());
-            fleet.tasks.spawn(follower.run());
-        }
-        let deadline = Instant::now() + SETTLE;
-        while !fleet.controls.iter().all(|c| c.established.load(Ordering::SeqCst)) {
-            if Instant::now() > deadline {
-                bail!("not every client was established within {SETTLE:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(fleet)
+async fn follow(args: &Args, addrs: &Addrs) -> anyhow::Result<Fleet> {
+    let mut fleet = Fleet::default();
+    for number in 0..args.clients {
+        let name = uid(number);
+        let target = Target::dev(addrs.client, &name);
+        fleet.follow(Follower::new(name, target, vec![group(number % GROUPS)]));
     }
-
-    fn shown(&self) -> u64 {
-        self.controls.iter().map(|c| c.shown.load(Ordering::Relaxed)).sum()
+    if fleet.gather().await < args.clients {
+        bail!("not every client was established within {SETTLE:?}");
     }
-
-    /// Waits until nothing new has been shown for a while.
-    async fn settle(&self, ledger: &Ledger) {
-        let deadline = Instant::now() + SETTLE;
-        let mut last = (self.shown(), Instant::now());
-        while Instant::now() < deadline && ledger.answered > 0 && last.1.elapsed() < Duration::from_secs(5) {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let now = self.shown();
-            if now != last.0 {
-                last = (now, Instant::now());
-            }
-        }
-    }
-
-    async fn judge(mut self, ledger: &Ledger) -> Verdict {
-        self.controls.iter().for_each(|c| c.stop());
-        let mut verdict = Verdict::default();
-        while let Some(Ok((name, logs))) = self.tasks.join_next().await {
-            for (stream, log) in &logs {
-                verdict.judge(&name, stream, log, ledger);
-            }
-        }
-        verdict
-    }
+    Ok(fleet)
 }
 
 fn print_report(outcome: &Outcome, ledger: &Ledger, verdict: &Verdict, moved: usize) {
