@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use serde_json::json;
 use support::{Dev, Ended, binary, eventually, http, signal};
+use tidegate_load::crowd_judge::{Ledger, Verdict};
 use tidegate_load::follower::Follower;
-use tidegate_load::judge::{Ledger, Verdict};
 use tidegate_load::node::{Addrs, Node};
 use tidegate_load::publish::{self, Plan};
 use tidegate_load::session::Target;

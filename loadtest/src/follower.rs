@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tidegate_proto::v1::{Batch, ConnectOp, Cursor, Gap, JoinOp, PullOp, PullResult, client_frame, ok, server_frame};
 use tokio::sync::Notify;
 
-use crate::judge::{Fault, StreamLog};
+use crate::crowd_judge::{Fault, StreamLog};
 use crate::session::{Session, SessionError, Target};
 
 /// Pause before the n-th attempt to reconnect: doubled up to this.

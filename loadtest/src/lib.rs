@@ -5,10 +5,17 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
+pub mod crowd;
+pub mod crowd_judge;
+pub mod crowd_result;
 pub mod fleet;
 pub mod follower;
 pub mod judge;
+pub mod latency;
 pub mod node;
+pub mod payload;
+pub mod population;
 pub mod process;
 pub mod publish;
 pub mod result;

@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::judge::{Answered, Ledger};
+use crate::crowd_judge::{Answered, Ledger};
 
 /// Requests on their way to the server within the client process.
 const CHANNEL_MAX: usize = 4096;

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
 
-use crate::fleet::Fleet;
+use crate::crowd::Fleet;
+use crate::crowd_judge::{Ledger, Verdict};
+use crate::crowd_result::{self, ConnectionsResult, Deliveries, Percentiles, RunResult, Server};
 use crate::follower::{Controls, Follower};
-use crate::judge::{Ledger, Verdict};
 use crate::process::{self, Usage};
 use crate::publish::{self, Outcome, Plan};
-use crate::result::{self, ConnectionsResult, Deliveries, Percentiles, RunResult, Server};
 use crate::scenario::{Scenario, Slow, To};
 use crate::session::Target;
 
@@ -82,7 +82,7 @@ pub async fn run(scenario: &Scenario, options: &Options) -> Result<RunResult, Ru
     report.seconds = seconds;
     if !latency.is_empty() {
         report.latency_ms = Some(Percentiles::of_us(&latency));
-        report.histogram = result::encode(&latency);
+        report.histogram = crowd_result::encode(&latency);
     }
     if scenario.thresholds.slow_clients_get_a_gap && slow_with_gap < slow_count {
         report.reasons.push(format!("only {slow_with_gap} of {slow_count} slow clients got a gap"));

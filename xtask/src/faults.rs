@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use tidegate_load::fleet::{Fleet, SETTLE};
+use tidegate_load::crowd::{Fleet, SETTLE};
+use tidegate_load::crowd_judge::{Ledger, Verdict};
 use tidegate_load::follower::Follower;
-use tidegate_load::judge::{Ledger, Verdict};
 use tidegate_load::node::{Addrs, Node};
 use tidegate_load::publish::{self, Outcome, Plan};
 use tidegate_load::session::Target;

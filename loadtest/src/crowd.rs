@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use crate::crowd_judge::{Ledger, StreamLog, Verdict};
 use crate::follower::{Controls, Follower};
-use crate::judge::{Ledger, StreamLog, Verdict};
 
 /// How long clients may take to be established, and to show the last messages.
 pub const SETTLE: Duration = Duration::from_secs(60);
