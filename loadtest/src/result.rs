@@ -1,4 +1,5 @@
-//! The result of a run, as JSON (`result.json`). Fields that do not apply are absent, never zero.
+//! The result of a run, as JSON (`result.json`). Fields that do not apply are absent, never zero, and every number is
+//! finite: JSON has no NaN, so a result that held one could not be read again.
 
 use base64::Engine as _;
 use hdrhistogram::Histogram;
@@ -23,6 +24,9 @@ pub struct RunResult {
     pub scenario: String,
     pub verdict: Verdict,
     pub reasons: Vec<String>,
+    /// What the oracle found, with client, stream and seq: the first [`crate::judge::FINDINGS_MAX`].
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub findings: Vec<String>,
     /// RFC 3339.
     pub started: String,
     pub seconds: f64,
@@ -50,7 +54,7 @@ pub struct RunResult {
     /// HdrHistogram V2, base64, µs: the latencies of `latency_ms`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub histogram: Option<String>,
-    /// One entry per second.
+    /// One entry per second; a second without an entry was not observed.
     pub timeline: Vec<Second>,
 }
 
@@ -264,7 +268,7 @@ pub struct Second {
     pub p99_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ms: Option<f64>,
-    /// By watched process, in the order of `server.processes`.
+    /// By watched process, in the order of `server.processes`; empty where nothing was sampled.
     pub cpu_percent: Vec<f64>,
     pub rss_bytes: Vec<u64>,
     pub generator_cpu_percent: f64,
