@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use tidegate_load::floor::{self, Loop};
 use tidegate_load::run::{self, Options};
 use tidegate_load::scenario::Scenario;
 
@@ -26,6 +27,9 @@ struct Args {
 enum Command {
     /// Runs a scenario. Exit status: 0 passed, 1 lost something or missed a threshold, 2 bad scenario.
     Run(RunArgs),
+    /// The child process of a floor.
+    #[command(hide = true)]
+    FloorServe { name: String, sockets: usize },
 }
 
 #[derive(clap::Args)]
@@ -46,7 +50,14 @@ struct RunArgs {
 }
 
 fn main() -> anyhow::Result<ExitCode> {
-    let Command::Run(args) = Args::parse().command;
+    let args = match Args::parse().command {
+        Command::Run(args) => args,
+        Command::FloorServe { name, sockets } => {
+            let which = Loop::named(&name).context("the loop is epoll or io_uring")?;
+            floor::serve(which, sockets)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let text =
         std::fs::read_to_string(&args.scenario).with_context(|| format!("cannot read {}", args.scenario.display()))?;
     let scenario = match Scenario::parse(&text) {
