@@ -17,10 +17,11 @@ pub struct Stamp {
     pub intended_us: u64,
 }
 
-/// The content of a message of `bytes` bytes (longer where the stamp needs it).
+/// The content of a message of `bytes` bytes, at least [`PAYLOAD_BYTES_MIN`]. It names its own length, so that a cut is seen.
 pub fn content(stamp: Stamp, bytes: usize) -> String {
-    let mut text = String::with_capacity(bytes.max(PAYLOAD_BYTES_MIN));
-    let _ = write!(text, "t{} l{} n{};", stamp.intended_us, stamp.load, stamp.number);
+    let bytes = bytes.max(PAYLOAD_BYTES_MIN);
+    let mut text = String::with_capacity(bytes);
+    let _ = write!(text, "t{} l{} n{} b{bytes};", stamp.intended_us, stamp.load, stamp.number);
     let mut state = filling_seed(stamp);
     while text.len() < bytes {
         text.push(next_letter(&mut state));
@@ -35,9 +36,12 @@ pub fn verify(content: &str) -> Option<Stamp> {
     let intended_us = parts.next()?.strip_prefix('t')?.parse().ok()?;
     let load = parts.next()?.strip_prefix('l')?.parse().ok()?;
     let number = parts.next()?.strip_prefix('n')?.parse().ok()?;
+    let bytes: usize = parts.next()?.strip_prefix('b')?.parse().ok()?;
     let stamp = Stamp { load, number, intended_us };
     let mut state = filling_seed(stamp);
-    let whole = parts.next().is_none() && filling.chars().all(|letter| letter == next_letter(&mut state));
+    let whole = parts.next().is_none()
+        && content.len() == bytes
+        && filling.chars().all(|letter| letter == next_letter(&mut state));
     whole.then_some(stamp)
 }
 
@@ -77,6 +81,10 @@ mod tests {
             bytes[at] = if bytes[at] == b'#' { b'$' } else { b'#' };
             assert_eq!(verify(&String::from_utf8(bytes).expect("ASCII")), None, "byte {at}");
         }
+        for cut in 0..text.len() {
+            assert_eq!(verify(&text[..cut]), None, "{cut} bytes of it");
+        }
+        assert_eq!(verify(&format!("{text}a")), None);
         assert_eq!(verify("hello"), None);
     }
 }
