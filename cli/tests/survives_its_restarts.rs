@@ -12,7 +12,7 @@ use support::{Dev, Ended, binary, eventually, http, signal};
 use tidegate_load::crowd_judge::{Ledger, Verdict};
 use tidegate_load::follower::Follower;
 use tidegate_load::node::{Addrs, Node};
-use tidegate_load::publish::{self, Plan};
+use tidegate_load::crowd_publish::{self as publish, Plan};
 use tidegate_load::session::Target;
 
 #[test]
@@ -201,13 +201,13 @@ fn slow_readers_are_told_a_gap_and_end_with_everything() {
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     let text = "name = \"slow\"\n[connections]\ncount = 100\ngroups = 1\n[publish]\nper_second = 200.0\nmessages = 1200\n\
                 payload_bytes = 4096\n[slow]\ncount = 3\nafter_s = 0.5\nfor_s = 4.0\n[thresholds]\nslow_clients_get_a_gap = true\n";
-    let scenario = tidegate_load::scenario::Scenario::parse(text).expect("valid");
-    let options = tidegate_load::run::Options {
+    let scenario = tidegate_load::crowd_scenario::Scenario::parse(text).expect("valid");
+    let options = tidegate_load::crowd_run::Options {
         client: dev.addrs.client,
         grpc: dev.addrs.grpc_url(),
         server_pids: vec![dev.node.as_ref().expect("running").pid()],
         run: "slow".into(),
     };
-    let report = runtime.block_on(tidegate_load::run::run(&scenario, &options)).expect("ran");
+    let report = runtime.block_on(tidegate_load::crowd_run::run(&scenario, &options)).expect("ran");
     assert_eq!(report.verdict, "pass", "{:?}", report.reasons);
 }

@@ -8,7 +8,10 @@
 pub mod clock;
 pub mod crowd;
 pub mod crowd_judge;
+pub mod crowd_publish;
 pub mod crowd_result;
+pub mod crowd_run;
+pub mod crowd_scenario;
 pub mod fleet;
 #[allow(unsafe_code)]
 pub mod floor;
@@ -22,7 +25,7 @@ pub mod population;
 pub mod process;
 pub mod publish;
 pub mod result;
-pub mod run;
 pub mod scenario;
+pub mod schedule;
 pub mod session;
 pub mod ws;

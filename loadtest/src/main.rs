@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use tidegate_load::crowd_run::{self as run, Options};
+use tidegate_load::crowd_scenario::Scenario;
 use tidegate_load::floor::{self, Loop};
-use tidegate_load::run::{self, Options};
-use tidegate_load::scenario::Scenario;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -46,6 +46,10 @@ impl Population {
         Population { run: run.to_owned(), connections, classes, firsts, inboxes: next, unfollowed }
     }
 
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
     pub fn connections(&self) -> u32 {
         self.connections
     }

@@ -9,11 +9,11 @@ use hdrhistogram::Histogram;
 
 use crate::crowd::Fleet;
 use crate::crowd_judge::{Ledger, Verdict};
+use crate::crowd_publish::{self as publish, Outcome, Plan};
 use crate::crowd_result::{self, ConnectionsResult, Deliveries, Percentiles, RunResult, Server};
+use crate::crowd_scenario::{Scenario, Slow, To};
 use crate::follower::{Controls, Follower};
 use crate::process::{self, Usage};
-use crate::publish::{self, Outcome, Plan};
-use crate::scenario::{Scenario, Slow, To};
 use crate::session::Target;
 
 /// Nothing new for so long: the clients have shown what they will show.
