@@ -39,7 +39,8 @@ impl Latency {
         self.record_many(intended_us, NEVER_US, count);
     }
 
-    fn record_many(&mut self, intended_us: u64, latency_us: u64, count: u64) {
+    /// `count` deliveries of a message took equally long.
+    pub fn record_many(&mut self, intended_us: u64, latency_us: u64, count: u64) {
         let latency_us = latency_us.clamp(1, NEVER_US);
         self.all.saturating_record_n(latency_us, count);
         let second = ((intended_us / 1_000_000) as usize).min(SECONDS_MAX - 1);

@@ -5,6 +5,7 @@
 
 #![deny(unsafe_code)]
 
+pub mod client;
 pub mod clock;
 pub mod crowd;
 pub mod crowd_judge;
@@ -19,6 +20,8 @@ pub mod follower;
 pub mod judge;
 pub mod latency;
 pub mod measure;
+#[allow(unsafe_code)]
+pub mod net;
 pub mod node;
 pub mod payload;
 pub mod population;

@@ -32,42 +32,55 @@ pub enum FrameError {
     Fragmented,
 }
 
-/// Takes one whole frame off the front of `buffer`, if there is one.
-pub fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
-    if buffer.len() < 2 {
-        return Ok(None);
+/// Where a frame's payload lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub op: OpCode,
+    pub head_bytes: usize,
+    pub payload_bytes: usize,
+}
+
+impl Head {
+    pub fn frame_bytes(&self) -> usize {
+        self.head_bytes + self.payload_bytes
     }
-    let head = [buffer[0], buffer[1]];
-    if head[0] & 0x70 != 0 || head[1] & 0x80 != 0 {
-        return Err(FrameError::Head(head));
+}
+
+/// Reads the head of the frame at the front of `bytes`; `None` if more bytes are needed for it.
+pub fn head(bytes: &[u8]) -> Result<Option<Head>, FrameError> {
+    let [first, second, rest @ ..] = bytes else { return Ok(None) };
+    if first & 0x70 != 0 || second & 0x80 != 0 {
+        return Err(FrameError::Head([*first, *second]));
     }
-    let op = match head[0] & 0x0f {
+    let op = match first & 0x0f {
         0 => OpCode::Continuation,
         1 => OpCode::Text,
         2 => OpCode::Binary,
         8 => OpCode::Close,
         9 => OpCode::Ping,
         10 => OpCode::Pong,
-        _ => return Err(FrameError::Head(head)),
+        _ => return Err(FrameError::Head([*first, *second])),
     };
-    if head[0] & 0x80 == 0 || op == OpCode::Continuation {
+    if first & 0x80 == 0 || op == OpCode::Continuation {
         return Err(FrameError::Fragmented);
     }
-    let (len, head_bytes) = match head[1] {
-        126 if buffer.len() < 4 => return Ok(None),
-        126 => (u64::from(u16::from_be_bytes([buffer[2], buffer[3]])), 4),
-        127 if buffer.len() < 10 => return Ok(None),
-        127 => (buffer[2..10].iter().fold(0, |len, b| len << 8 | u64::from(*b)), 10),
-        len => (u64::from(len), 2),
+    let (length, head_bytes) = match (second, rest) {
+        (126, [a, b, ..]) => (u64::from(u16::from_be_bytes([*a, *b])), 4),
+        (127, [a, b, c, d, e, f, g, h, ..]) => (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), 10),
+        (126 | 127, _) => return Ok(None),
+        (length, _) => (u64::from(*length), 2),
     };
-    if len > FRAME_BYTES_MAX {
-        return Err(FrameError::TooLong(len));
+    if length > FRAME_BYTES_MAX {
+        return Err(FrameError::TooLong(length));
     }
-    if (buffer.len() - head_bytes) < len as usize {
-        return Ok(None);
-    }
-    buffer.advance(head_bytes);
-    Ok(Some(Frame { op, payload: buffer.split_to(len as usize).freeze() }))
+    Ok(Some(Head { op, head_bytes, payload_bytes: length as usize }))
+}
+
+/// Takes one whole frame off the front of `buffer`, if there is one.
+pub fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
+    let Some(head) = head(buffer)?.filter(|head| head.frame_bytes() <= buffer.len()) else { return Ok(None) };
+    buffer.advance(head.head_bytes);
+    Ok(Some(Frame { op: head.op, payload: buffer.split_to(head.payload_bytes).freeze() }))
 }
 
 /// Appends one masked frame. A zero mask is a legal mask, and the harness measures servers, not masks.

@@ -1,17 +1,24 @@
 //! The clients of a run: one thread, several rings, direct descriptors, so that one process holds 100,000s of sockets.
 
+mod crew;
+mod ramp;
+
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
 use crate::clock::Clock;
 use crate::judge::{Findings, Ledger};
-use crate::latency::Latency;
+use crate::latency::{Latency, histogram};
+use crate::net::{Bell, NetConfig, Network};
 use crate::population::{Population, StreamNo};
+
+use crew::{Crew, Ended};
 
 /// How sockets are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,32 +103,130 @@ pub struct Judgement {
 
 /// A running fleet. Dropping it closes every connection.
 #[derive(Debug)]
-pub struct Fleet {}
+pub struct Fleet {
+    desk: Arc<Desk>,
+    bell: Bell,
+    thread: Option<JoinHandle<Outcome>>,
+    population: Arc<Population>,
+}
 
 impl Fleet {
     /// Begins to connect at once, on a thread of its own.
-    pub fn start(_config: FleetConfig, _population: Arc<Population>, _clock: Clock) -> io::Result<Fleet> {
-        unreachable!("the engine")
+    pub fn start(config: FleetConfig, population: Arc<Population>, clock: Clock) -> io::Result<Fleet> {
+        let desk = Arc::new(Desk::default());
+        let (opened, opening) = mpsc::channel();
+        let (of_thread, of_clients) = (desk.clone(), population.clone());
+        let thread = thread::Builder::new().name("clients".into()).spawn(move || {
+            let net = NetConfig { target: config.target, buffers: config.drain.buffers() };
+            match Network::open(net) {
+                Ok(network) => {
+                    let _ = opened.send(Ok(network.bell()));
+                    Some(Crew::new(config, of_clients, clock).run(network, &of_thread))
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                    None
+                }
+            }
+        })?;
+        let bell = opening.recv().map_err(|_| io::Error::other("the clients' thread ended at its start"))??;
+        Ok(Fleet { desk, bell, thread: Some(thread), population })
     }
 
     pub fn progress(&self) -> Progress {
-        unreachable!("the engine")
+        self.desk.notes().progress
     }
 
     /// Stops or resumes reading on some clients.
-    pub fn pause(&self, _clients: Range<u32>, _paused: bool) {}
+    pub fn pause(&self, clients: Range<u32>, paused: bool) {
+        self.ask(Wish::Pause(clients, paused));
+    }
 
     /// The bytes of the newest batch frame of a stream (WebSocket head included), for a floor with the same frames.
-    pub fn sample_frame(&self, _stream: StreamNo) -> Option<Vec<u8>> {
-        unreachable!("the engine")
+    pub fn sample_frame(&self, stream: StreamNo) -> Option<Vec<u8>> {
+        let (answer, answered) = mpsc::channel();
+        self.ask(Wish::Sample(stream, answer));
+        answered.recv().ok()?
     }
 
     pub fn health(&self) -> LoopHealth {
-        unreachable!("the engine")
+        let notes = self.desk.notes();
+        LoopHealth { lag_us: notes.lag_us.clone(), cpu_us: notes.cpu_us }
     }
 
     /// Ends all clients and judges them. Also after Ctrl-C: what was published up to then is judged.
-    pub fn judge(self, _ledger: &Ledger) -> Judgement {
-        unreachable!("the engine")
+    pub fn judge(mut self, ledger: &Ledger) -> Judgement {
+        let ended = self.end().expect("a fleet that was started and not ended has a thread");
+        let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)).expect("its network was opened");
+        ended.judge(ledger, &self.population)
+    }
+
+    fn ask(&self, wish: Wish) {
+        self.desk.wishes().push(wish);
+        self.bell.ring();
+    }
+
+    fn end(&mut self) -> Option<thread::Result<Outcome>> {
+        let thread = self.thread.take()?;
+        self.ask(Wish::End);
+        Some(thread.join())
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        // A panic of the thread has been printed; whoever drops the fleet does not want its outcome.
+        let _ = self.end();
+    }
+}
+
+/// What the thread leaves behind; nothing if it could not start.
+type Outcome = Option<Ended>;
+
+/// Where a fleet's thread and its users meet.
+#[derive(Debug, Default)]
+struct Desk {
+    wishes: Mutex<Vec<Wish>>,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Debug)]
+enum Wish {
+    Pause(Range<u32>, bool),
+    Sample(StreamNo, mpsc::Sender<Option<Vec<u8>>>),
+    End,
+}
+
+/// What the thread says of itself after each turn.
+#[derive(Debug)]
+struct Notes {
+    progress: Progress,
+    lag_us: Histogram<u64>,
+    cpu_us: u64,
+}
+
+impl Default for Notes {
+    fn default() -> Self {
+        Notes { progress: Progress::default(), lag_us: histogram(), cpu_us: 0 }
+    }
+}
+
+impl Desk {
+    fn wishes(&self) -> MutexGuard<'_, Vec<Wish>> {
+        self.wishes.lock().expect("no holder panics")
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        self.notes.lock().expect("no holder panics")
+    }
+}
+
+impl Drain {
+    /// What may arrive at once on armed sockets; with the timer only those in their handshake are.
+    fn buffers(self) -> u16 {
+        match self {
+            Drain::Armed => 4096,
+            Drain::Timer { .. } => 512,
+        }
     }
 }

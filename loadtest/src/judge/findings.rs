@@ -59,9 +59,23 @@ impl Findings {
     /// `what` names client, stream and seq; it is made only while texts are kept.
     pub fn add(&mut self, kind: Kind, what: impl FnOnce() -> String) {
         self.counts[kind as usize] += 1;
-        if self.texts.len() < FINDINGS_MAX {
+        self.keep(kind, what);
+    }
+
+    /// Counts without words.
+    pub(super) fn count_more(&mut self, kind: Kind, count: u64) {
+        self.counts[kind as usize] += count;
+    }
+
+    /// Keeps words for what is counted elsewhere.
+    pub(super) fn keep(&mut self, kind: Kind, what: impl FnOnce() -> String) {
+        if self.has_room() {
             self.texts.push(format!("{kind}: {}", what()));
         }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.texts.len() < FINDINGS_MAX
     }
 
     pub fn count(&self, kind: Kind) -> u64 {

@@ -1,0 +1,37 @@
+//! The upgrade request and its answer (RFC 6455 §4.1).
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+
+/// Largest head of an answer.
+pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+/// Development auth: the server takes our word for the uid. The key is the RFC's example; it guards against caches only.
+pub(super) fn request(out: &mut Vec<u8>, host: SocketAddr, uid: &str) {
+    let written = write!(
+        out,
+        "GET /api/v1/ws?uid={uid}&defer=1 HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: tidegate.v1.proto\r\n\r\n"
+    );
+    written.expect("a Vec takes everything");
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The head is not all there.
+    Partial,
+    /// The connection is a WebSocket from this byte on.
+    Upgraded(usize),
+    /// With this status; 0 if it is no HTTP.
+    Refused(u16),
+}
+
+pub(super) fn answer(bytes: &[u8]) -> Answer {
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
+        return if bytes.len() < ANSWER_BYTES_MAX { Answer::Partial } else { Answer::Refused(0) };
+    };
+    let digits = bytes.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    let status = digits.and_then(|digits| str::from_utf8(digits).ok()?.parse().ok()).unwrap_or(0);
+    if status == 101 { Answer::Upgraded(end + 4) } else { Answer::Refused(status) }
+}
