@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use tidegate_load::crowd::{Fleet, SETTLE};
 use tidegate_load::crowd_judge::{Ledger, Verdict};
+use tidegate_load::crowd_publish::{self as publish, Outcome, Plan};
 use tidegate_load::follower::Follower;
 use tidegate_load::node::{Addrs, Node};
-use tidegate_load::crowd_publish::{self as publish, Outcome, Plan};
 use tidegate_load::session::Target;
 
 use crate::command;

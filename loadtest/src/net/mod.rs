@@ -26,3 +26,6 @@ pub use bell::Bell;
 pub use network::{CONNECTIONS_MAX, Event, NetConfig, Network, Reading};
 pub use slots::Sock;
 pub use thread::{raise_nofile, thread_cpu_us};
+
+#[cfg(test)]
+mod tests;
