@@ -27,6 +27,7 @@ pub mod payload;
 pub mod population;
 pub mod process;
 pub mod publish;
+pub mod report;
 pub mod result;
 pub mod scenario;
 pub mod schedule;
