@@ -20,7 +20,7 @@ pub fn write(markup: &mut Markup, result: &RunResult) {
         header.element("div", &[("class", &class), ("role", &"status")], |verdict| {
             let (sign, meaning) = match result.verdict {
                 Verdict::Pass => ("✓", "Kept its thresholds and lost nothing."),
-                Verdict::Fail => ("✕", "Missed a threshold or delivered wrongly."),
+                Verdict::Fail => ("✕", "Something was not as it must be:"),
                 Verdict::Void => {
                     ("∅", "The generator was the bottleneck: the figures below say nothing about the server.")
                 }
