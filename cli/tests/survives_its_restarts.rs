@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -9,10 +10,15 @@ use std::time::Instant;
 
 use serde_json::json;
 use support::{Dev, Ended, binary, eventually, http, signal};
-use tidegate_load::crowd_judge::{Ledger, Verdict};
-use tidegate_load::follower::Follower;
-use tidegate_load::node::{Addrs, Node};
+use tidegate_load::crowd_judge::{self, Ledger};
 use tidegate_load::crowd_publish::{self as publish, Plan};
+use tidegate_load::follower::Follower;
+use tidegate_load::measure::process::Watched;
+use tidegate_load::node::{Addrs, Node};
+use tidegate_load::publish::Endpoints;
+use tidegate_load::result::Verdict;
+use tidegate_load::run::{self, Options, Stop};
+use tidegate_load::scenario::Scenario;
 use tidegate_load::session::Target;
 
 #[test]
@@ -59,7 +65,7 @@ fn kill_nine_loses_nothing() {
     let wanted = 20 * answered_in("g:kill") + (0..20).map(|n| answered_in(&format!("u:k{n}"))).sum::<u64>();
     eventually("everything is shown", || shown() >= wanted);
     controls.iter().for_each(|c| c.stop());
-    let mut verdict = Verdict::default();
+    let mut verdict = crowd_judge::Verdict::default();
     for task in tasks {
         let (name, logs) = runtime.block_on(task).expect("follower");
         logs.iter().for_each(|(stream, log)| verdict.judge(&name, stream, log, &ledger));
@@ -198,16 +204,39 @@ fn one_flipped_byte_in_the_middle_is_refused_with_its_place() {
 #[test]
 fn slow_readers_are_told_a_gap_and_end_with_everything() {
     let dev = Dev::start();
-    let runtime = tokio::runtime::Runtime::new().expect("runtime");
-    let text = "name = \"slow\"\n[connections]\ncount = 100\ngroups = 1\n[publish]\nper_second = 200.0\nmessages = 1200\n\
-                payload_bytes = 4096\n[slow]\ncount = 3\nafter_s = 0.5\nfor_s = 4.0\n[thresholds]\nslow_clients_get_a_gap = true\n";
-    let scenario = tidegate_load::crowd_scenario::Scenario::parse(text).expect("valid");
-    let options = tidegate_load::crowd_run::Options {
+    let text = r#"
+        name = "slow"
+        [connections]
+        count = 100
+        [[groups]]
+        name = "all"
+        count = 1
+        [[publish]]
+        name = "broadcast"
+        to = "all"
+        payload_bytes = 4096
+        phases = [{ name = "steady", per_second = 200, for_s = 6 }]
+        [slow]
+        count = 3
+        after_s = 0.5
+        for_s = 4
+        [generator]
+        loop_lag_p99_ms_max = 60000
+        publish_lag_p99_ms_max = 60000
+        cpu_percent_max = 100
+        [thresholds]
+        slow_told_a_gap = true
+    "#;
+    let scenario = Scenario::parse(text).expect("valid");
+    let options = Options {
+        target: format!("ws://{}", dev.addrs.client),
         client: dev.addrs.client,
-        grpc: dev.addrs.grpc_url(),
-        server_pids: vec![dev.node.as_ref().expect("running").pid()],
-        run: "slow".into(),
+        endpoints: Endpoints { grpc: dev.addrs.grpc_url(), api: format!("http://{}", dev.addrs.http) },
+        admin: Some(dev.addrs.admin),
+        watched: vec![Watched { name: run::BOTH.to_owned(), pid: dev.node.as_ref().expect("running").pid() }],
+        run: "slow".to_owned(),
+        binary: PathBuf::new(),
     };
-    let report = runtime.block_on(tidegate_load::crowd_run::run(&scenario, &options)).expect("ran");
-    assert_eq!(report.verdict, "pass", "{:?}", report.reasons);
+    let report = run::run(&scenario, &options, &Stop::default(), |_| ()).expect("ran");
+    assert_eq!(report.verdict, Verdict::Pass, "{:?}", report.reasons);
 }

@@ -101,6 +101,8 @@ pub struct PhaseOutcome {
     pub to_us: u64,
     pub sent: u64,
     pub answered: u64,
+    /// When the last of them was answered.
+    pub answered_us: u64,
 }
 
 /// A request and its answer.
@@ -148,6 +150,10 @@ pub struct Publishers {
     parts: Vec<mpsc::Sender<Part>>,
     thread: JoinHandle<Vec<LoadOutcome>>,
 }
+
+/// Reads the counters of running publishers, also after they have ended.
+#[derive(Clone, Debug)]
+pub struct Meter(Arc<Shared>);
 
 /// What was published in a run.
 #[derive(Debug)]
@@ -210,13 +216,8 @@ impl Publishers {
         &self.shared.progress[load]
     }
 
-    pub fn answered(&self) -> u64 {
-        self.shared.progress.iter().map(|load| load.answered.load(Ordering::Relaxed)).sum()
-    }
-
-    /// Deliveries that the answers so far promise.
-    pub fn expected(&self) -> u64 {
-        self.shared.progress.iter().map(|load| load.expected.load(Ordering::Relaxed)).sum()
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::clone(&self.shared))
     }
 
     /// Nothing new is published, what is unanswered is waited for.
@@ -230,6 +231,17 @@ impl Publishers {
         let loads = self.thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let ledger = std::mem::take(&mut *self.shared.ledger.lock().expect("no holder panics"));
         Published { ledger, loads }
+    }
+}
+
+impl Meter {
+    pub fn answered(&self) -> u64 {
+        self.0.progress.iter().map(|load| load.answered.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Deliveries that the answers so far promise.
+    pub fn expected(&self) -> u64 {
+        self.0.progress.iter().map(|load| load.expected.load(Ordering::Relaxed)).sum()
     }
 }
 

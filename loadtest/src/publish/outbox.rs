@@ -272,7 +272,9 @@ impl Outbox {
         };
         let stream = self.requests.target(number);
         self.outcome.answered += 1;
-        self.outcome.phases[pending.phase].answered += 1;
+        let phase = &mut self.outcome.phases[pending.phase];
+        phase.answered += 1;
+        phase.answered_us = now_us;
         self.outcome.repeats.duplicates += u64::from(answer.duplicate);
         self.outcome.answer_us.saturating_record(now_us.saturating_sub(pending.handed_us).max(1));
         if let Err(problem) = self.requests.check(number, answer) {

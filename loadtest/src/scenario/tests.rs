@@ -95,6 +95,21 @@ fn every_key_is_read() {
 }
 
 #[test]
+fn the_shipped_scenarios_parse() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/scenarios");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).expect("folder") {
+        let path = entry.expect("entry").path();
+        let text = std::fs::read_to_string(&path).expect("text");
+        let scenario = Scenario::parse(&text);
+        assert!(scenario.is_ok(), "{}: {:?}", path.display(), scenario.err());
+        assert_eq!(path.file_stem().and_then(|stem| stem.to_str()), Some(scenario.expect("valid").name.as_str()));
+        seen += 1;
+    }
+    assert!(seen >= 8, "{seen}");
+}
+
+#[test]
 fn all_problems_are_named_at_once_with_their_keys() {
     let text = r#"
         name = "many words"
