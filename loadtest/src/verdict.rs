@@ -32,7 +32,9 @@ pub struct Evidence<'a> {
 pub fn conclude(result: &mut RunResult, scenario: &Scenario, evidence: &Evidence<'_>) {
     let wrong = wrongs(result, scenario, evidence);
     result.thresholds = scenario.thresholds.iter().map(|threshold| held(threshold, result, evidence)).collect();
-    let mut missed: Vec<String> = result.thresholds.iter().filter(|judged| !judged.kept).map(miss).collect();
+    let judged = scenario.thresholds.iter().zip(&result.thresholds);
+    let mut missed: Vec<String> =
+        judged.filter(|(_, judged)| !judged.kept).map(|(threshold, judged)| miss(threshold.metric, judged)).collect();
     missed.extend(evidence.no_floor.clone());
     let late = bottlenecks(result, scenario);
     result.verdict = decide(!wrong.is_empty(), !late.is_empty(), !missed.is_empty());
@@ -114,11 +116,12 @@ fn held(threshold: &Threshold, result: &RunResult, evidence: &Evidence<'_>) -> J
     Judged { name: threshold.key.clone(), rule: rule.to_owned(), limit, value, kept }
 }
 
-fn miss(judged: &Judged) -> String {
+fn miss(metric: Metric, judged: &Judged) -> String {
     let Judged { name, rule, limit, .. } = judged;
-    match judged.value {
-        Some(value) => format!("{name}: {value:.3}, must be {rule} {limit}"),
-        None => format!("{name}: could not be measured, must be {rule} {limit}"),
+    match (judged.value, metric) {
+        (Some(value), _) => format!("{name}: {value:.3}, must be {rule} {limit}"),
+        (None, Metric::Recovery { .. }) => format!("{name}: did not recover, must be {rule} {limit}"),
+        (None, _) => format!("{name}: could not be measured, must be {rule} {limit}"),
     }
 }
 

@@ -1,10 +1,10 @@
 //! Puts a run's result together.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::drive::Border;
 use super::watch::Watch;
-use super::{Connected, Course, Memory, Options};
+use super::{Connected, Course, Memory, Options, QUIET};
 use crate::fleet::{Drain, Judgement};
 use crate::judge::Kind;
 use crate::latency::{Latency, histogram};
@@ -16,6 +16,9 @@ use crate::result::{
 };
 use crate::scenario::{Scenario, Slow};
 use crate::verdict::{self, Evidence};
+
+/// A turn of armed clients that keeps nobody waiting.
+const ARMED_TURN: Duration = Duration::from_millis(20);
 
 /// Everything that a run found.
 #[derive(Debug)]
@@ -140,14 +143,14 @@ impl Findings {
             holes_healed: judged.holes_healed,
             gaps: judged.gaps,
             overlaps: judged.overlaps,
-            per_second: shown as f64 / self.published_seconds(),
+            per_second: shown as f64 / self.shown_seconds(),
         })
     }
 
-    /// From the first load's begin to the last one's end.
-    fn published_seconds(&self) -> f64 {
-        let ends = self.course.borders.iter().map(|border| border.to.at_us);
-        (ends.max().unwrap_or(0).saturating_sub(self.course.base_us) as f64 / 1e6).max(1e-3)
+    /// From the first load's begin to when everything was shown.
+    fn shown_seconds(&self) -> f64 {
+        let us = self.course.end.at_us.saturating_sub(self.course.base_us + QUIET.as_micros() as u64);
+        (us as f64 / 1e6).max(1e-3)
     }
 
     fn load(&self, scenario: &Scenario, watch: &Watch, load: usize) -> LoadResult {
@@ -231,11 +234,16 @@ impl Findings {
     fn generator(&self, scenario: &Scenario) -> Generator {
         let Course { begin, end, .. } = &self.course;
         let p99 = |us: &hdrhistogram::Histogram<u64>| us.value_at_quantile(0.99) as f64 / 1000.0;
+        let every = match scenario.connections.drain {
+            Drain::Armed => ARMED_TURN,
+            Drain::Timer { every } => every,
+        };
         let lag = begin.health.as_ref().zip(end.health.as_ref()).map(|(before, after)| {
             let mut lag = after.lag_us.clone();
             // The lag of connecting is not that of publishing. An earlier state of the same histogram can be taken off.
             let _ = lag.subtract(&before.lag_us);
-            p99(&lag)
+            // A turn that was late by ten intervals kept the work of ten waiting.
+            p99(&lag.clone_correct(every.as_micros() as u64))
         });
         let publish_lag =
             self.published.loads.iter().filter(|load| !load.lag_us.is_empty()).map(|load| p99(&load.lag_us));
@@ -292,8 +300,6 @@ fn rfc3339(time: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
