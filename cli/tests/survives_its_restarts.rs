@@ -4,73 +4,64 @@ mod support;
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
 
 use serde_json::json;
-use support::{Dev, Ended, binary, eventually, http, signal};
-use tidegate_load::crowd_judge::{self, Ledger};
-use tidegate_load::crowd_publish::{self as publish, Plan};
-use tidegate_load::follower::Follower;
+use support::{Dev, Ended, PATIENCE, binary, eventually, http, signal};
+use tidegate_load::clock::Clock;
+use tidegate_load::fleet::{Drain, Fleet, FleetConfig, Mode};
 use tidegate_load::measure::process::Watched;
 use tidegate_load::node::{Addrs, Node};
-use tidegate_load::publish::Endpoints;
+use tidegate_load::population::{GroupClass, Population};
+use tidegate_load::publish::{self, Endpoints, LoadPlan, Publishers};
 use tidegate_load::result::Verdict;
 use tidegate_load::run::{self, Options, Stop};
-use tidegate_load::scenario::Scenario;
-use tidegate_load::session::Target;
+use tidegate_load::scenario::{Phase, Pick, Scenario, Until, Via};
+use tidegate_load::schedule::Schedule;
 
 #[test]
 fn kill_nine_loses_nothing() {
     let mut dev = Dev::start();
-    let runtime = tokio::runtime::Runtime::new().expect("runtime");
-    let ledger = Arc::new(Mutex::new(Ledger::default()));
-    let followers: Vec<Follower> = (0..20)
-        .map(|n| {
-            let uid = format!("k{n}");
-            Follower::new(uid.clone(), Target::dev(dev.addrs.client, &uid), vec!["g:kill".into()])
-        })
-        .collect();
-    let controls: Vec<_> = followers.iter().map(|f| f.controls.clone()).collect();
-    let tasks: Vec<_> = followers.into_iter().map(|f| runtime.spawn(f.run())).collect();
-    eventually("every client is established", || controls.iter().all(|c| c.established.load(Ordering::SeqCst)));
-    let targets = (0..20).map(|n| format!("u:k{n}")).chain(["g:kill".to_owned()]).collect();
-    let plan = Plan {
-        grpc: dev.addrs.grpc_url(),
-        rate: Some(1_000.0),
-        messages: 4_000,
-        stop: Arc::default(),
-        targets,
-        payload_bytes: 100,
-        key_prefix: "kill".into(),
-        in_flight_max: 5_000,
-        origin: Instant::now(),
+    let class = GroupClass { name: "all".into(), count: 1, members: 20 };
+    let population = Arc::new(Population::new("k", 20, vec![class], 0));
+    let clock = Clock::start();
+    let config = FleetConfig {
+        target: dev.addrs.client,
+        mode: Mode::Follow,
+        drain: Drain::Armed,
+        ramp_per_second: 1_000.0,
+        slow: 0..0,
+        reconnect: true,
+        loads: 1,
     };
-    let publisher = runtime.spawn(publish::publish(plan, ledger.clone()));
+    let fleet = Fleet::start(config, population.clone(), clock).expect("a fleet");
+    assert!(fleet.gather(PATIENCE), "{:?}", fleet.progress());
+    let all = Phase { name: "all".into(), per_second: 1_000.0, until: Until::Messages(4_000) };
+    let targets = 0..population.inbox_range().end;
+    let schedule = Schedule { load: 0, seed: 1, pick: Pick::Turn, targets, phases: vec![all] };
+    let plan = LoadPlan { schedule, via: Via::Stream, payload_bytes: 100, in_flight: 5_000 };
+    let endpoints = Endpoints { grpc: dev.addrs.grpc_url(), api: format!("http://{}", dev.addrs.http) };
+    let publishers = Publishers::start(vec![plan], endpoints, population.clone(), clock).expect("publishers");
+    publishers.begin(0, 0..1, clock.now_us());
     for least in [500, 2_000] {
-        eventually("load flows", || ledger.lock().expect("ledger").answered >= least);
+        eventually("load flows", || publishers.meter().answered() >= least);
         dev.kill_nine();
         dev.again();
     }
-    let outcome = runtime.block_on(publisher).expect("published");
-    assert_eq!((outcome.answered, outcome.unanswered), (4_000, 0), "{outcome:?}");
-    assert!(outcome.reconnects >= 1, "the kill was not felt");
-    let moved = runtime.block_on(publish::send_again(&dev.addrs.grpc_url(), &outcome.samples)).expect("sent");
+    let published = publishers.finish();
+    let load = &published.loads[0];
+    assert_eq!((load.answered, load.unanswered, load.wrong.count), (4_000, 0, 0), "{load:?}");
+    assert!(load.repeats.reconnects >= 1, "the kill was not felt");
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    let moved = runtime.block_on(publish::send_again(&dev.addrs.grpc_url(), &load.samples)).expect("sent");
     assert_eq!(moved, Vec::<String>::new());
-    let ledger = ledger.lock().expect("ledger");
-    assert_eq!(ledger.seqs_used_twice, 0);
-    let shown = || controls.iter().map(|c| c.shown.load(Ordering::Relaxed)).sum::<u64>();
-    let answered_in = |stream: &str| ledger.of(stream).map_or(0, |seqs| seqs.len() as u64);
-    let wanted = 20 * answered_in("g:kill") + (0..20).map(|n| answered_in(&format!("u:k{n}"))).sum::<u64>();
-    eventually("everything is shown", || shown() >= wanted);
-    controls.iter().for_each(|c| c.stop());
-    let mut verdict = crowd_judge::Verdict::default();
-    for task in tasks {
-        let (name, logs) = runtime.block_on(task).expect("follower");
-        logs.iter().for_each(|(stream, log)| verdict.judge(&name, stream, log, &ledger));
-    }
-    assert!(verdict.clean() && verdict.expected == wanted, "{verdict} {:?}", verdict.findings);
+    assert_eq!(published.ledger.seqs_used_twice(), 0);
+    let wanted = published.ledger.deliveries(&population);
+    eventually("everything is shown", || fleet.progress().shown >= wanted);
+    assert!(fleet.progress().reconnects >= 40, "{:?}", fleet.progress());
+    let judgement = fleet.judge(&published.ledger);
+    assert!(judgement.findings.is_clean(), "{:?}", judgement.findings);
+    assert_eq!((judgement.expected, judgement.received), (wanted, wanted));
 }
 
 #[test]

@@ -7,13 +7,9 @@
 
 pub mod client;
 pub mod clock;
-pub mod crowd;
-pub mod crowd_judge;
-pub mod crowd_publish;
 pub mod fleet;
 #[allow(unsafe_code)]
 pub mod floor;
-pub mod follower;
 pub mod judge;
 pub mod latency;
 pub mod measure;
@@ -28,6 +24,5 @@ pub mod result;
 pub mod run;
 pub mod scenario;
 pub mod schedule;
-pub mod session;
 pub mod verdict;
 pub mod ws;

@@ -1,16 +1,18 @@
 //! Fault runs on a real node: `kill -9` under load, judged by what 200 following clients saw and what the publisher was told.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
-use tidegate_load::crowd::{Fleet, SETTLE};
-use tidegate_load::crowd_judge::{Ledger, Verdict};
-use tidegate_load::crowd_publish::{self as publish, Outcome, Plan};
-use tidegate_load::follower::Follower;
+use anyhow::{Context as _, bail};
+use tidegate_load::clock::Clock;
+use tidegate_load::fleet::{Drain, Fleet, FleetConfig, Judgement, Mode};
+use tidegate_load::judge::Kind;
 use tidegate_load::node::{Addrs, Node};
-use tidegate_load::session::Target;
+use tidegate_load::population::{GroupClass, Population};
+use tidegate_load::publish::{self, Endpoints, LoadPlan, Published, Publishers};
+use tidegate_load::scenario::{Phase, Pick, Until, Via};
+use tidegate_load::schedule::Schedule;
 
 use crate::command;
 use crate::workspace::Workspace;
@@ -21,7 +23,7 @@ pub struct Args {
     #[arg(long, default_value_t = 20)]
     rounds: u32,
     #[arg(long, default_value_t = 200)]
-    clients: usize,
+    clients: u32,
     /// Pushes per second.
     #[arg(long, default_value_t = 2_000.0)]
     rate: f64,
@@ -31,9 +33,11 @@ pub struct Args {
 }
 
 /// Groups that the clients are spread over; every client's inbox gets messages as well.
-const GROUPS: usize = 4;
+const GROUPS: u32 = 4;
+/// How long clients may take to be established.
+const SETTLE: Duration = Duration::from_secs(60);
 /// Nothing new for so long: the clients have shown what they will show.
-const QUIET: Duration = Duration::from_secs(5);
+const QUIET: Duration = Duration::from_secs(10);
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let binary = command::build("tidegate")?;
@@ -41,50 +45,49 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let addrs = Addrs::free()?;
     let start = || Node::dev(&binary, &workspace.data(), &addrs, &workspace.log(), &[]);
     let mut node = start()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let report = runtime.block_on(async {
-        let fleet = follow(args, &addrs).await?;
-        let ledger = Arc::new(Mutex::new(Ledger::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let publisher = tokio::spawn(publish::publish(plan(args, &addrs, stop.clone()), ledger.clone()));
-        let mut before = (0, 0);
-        for round in 1..=args.rounds {
-            tokio::time::sleep(Duration::from_secs_f64(args.between)).await;
-            let answered = ledger.lock().expect("no holder panics").answered;
-            let shown = fleet.shown();
-            let least = (args.rate * args.between / 2.0) as u64;
-            if answered < before.0 + least || shown < before.1 + least {
-                bail!("round {round}: too little load flowed before the kill: {answered} answered, {shown} shown");
-            }
-            before = (answered, shown);
-            node.kill()?;
-            let down = Instant::now();
-            node = start()?;
-            eprintln!(
-                "round {round}: killed at {answered} answered, {shown} shown; ready again after {:?}",
-                down.elapsed()
-            );
+    let population = Arc::new(population(args));
+    let clock = Clock::start();
+    let fleet = follow(&addrs, &population, clock)?;
+    let endpoints = Endpoints { grpc: addrs.grpc_url(), api: format!("http://{}", addrs.http) };
+    let publishers = Publishers::start(vec![plan(args, &population)], endpoints, population.clone(), clock)?;
+    publishers.begin(0, 0..1, clock.now_us());
+    let mut before = (0, 0);
+    for round in 1..=args.rounds {
+        thread::sleep(Duration::from_secs_f64(args.between));
+        let (answered, shown) = (publishers.meter().answered(), fleet.progress().shown);
+        let least = (args.rate * args.between / 2.0) as u64;
+        if answered < before.0 + least || shown < before.1 + least {
+            bail!("round {round}: too little load flowed before the kill: {answered} answered, {shown} shown");
         }
-        tokio::time::sleep(Duration::from_secs_f64(args.between)).await;
-        stop.store(true, Ordering::Relaxed);
-        let outcome = publisher.await?;
-        let ledger = Arc::try_unwrap(ledger).map_err(|_| anyhow::anyhow!("the ledger is still shared"))?;
-        let ledger = ledger.into_inner().expect("no holder panics");
-        fleet.settle(&ledger, QUIET).await;
-        let moved = publish::send_again(&addrs.grpc_url(), &outcome.samples).await?;
-        let verdict = fleet.judge(&ledger, |_, _| ()).await;
-        anyhow::Ok((outcome, ledger, verdict, moved))
-    })?;
-    let (outcome, ledger, verdict, moved) = report;
-    print_report(&outcome, &ledger, &verdict, moved.len());
-    moved.iter().take(10).for_each(|finding| eprintln!("  {finding}"));
-    if !verdict.clean()
+        before = (answered, shown);
+        node.kill()?;
+        let down = Instant::now();
+        node = start()?;
+        eprintln!(
+            "round {round}: killed at {answered} answered, {shown} shown; ready again after {:?}",
+            down.elapsed()
+        );
+    }
+    thread::sleep(Duration::from_secs_f64(args.between));
+    publishers.stop();
+    let published = publishers.finish();
+    fleet.settle(published.ledger.deliveries(&population), QUIET);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let moved = runtime.block_on(publish::send_again(&addrs.grpc_url(), &published.loads[0].samples))?;
+    let reconnects = fleet.progress().reconnects;
+    let judgement = fleet.judge(&published.ledger);
+    print_report(&published, &judgement, reconnects, moved.len());
+    let load = &published.loads[0];
+    let problems = [&moved[..], &load.wrong.texts[..], judgement.findings.texts()].concat();
+    if !judgement.findings.is_clean()
         || !moved.is_empty()
-        || ledger.seqs_used_twice > 0
-        || outcome.unanswered > 0
-        || outcome.answered == 0
+        || load.wrong.count > 0
+        || published.ledger.seqs_used_twice() > 0
+        || load.unanswered > 0
+        || load.answered == 0
+        || reconnects < u64::from(args.rounds) * u64::from(args.clients)
     {
-        verdict.findings.iter().for_each(|finding| eprintln!("  {finding}"));
+        problems.iter().for_each(|problem| eprintln!("  {problem}"));
         bail!("the promise does not hold; data and log are kept in {}", workspace.folder.display());
     }
     drop(node);
@@ -92,58 +95,56 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn group(number: usize) -> String {
-    format!("g:faults-{number}")
+fn population(args: &Args) -> Population {
+    let class = GroupClass { name: "room".to_owned(), count: GROUPS, members: args.clients.div_ceil(GROUPS) };
+    Population::new("faults", args.clients, vec![class], 0)
 }
 
-fn uid(number: usize) -> String {
-    format!("faults-{number}")
+fn plan(args: &Args, population: &Population) -> LoadPlan {
+    let steady = Phase { name: "steady".to_owned(), per_second: args.rate, until: Until::Stopped };
+    let targets = 0..population.inbox_range().end;
+    let schedule = Schedule { load: 0, seed: 1, pick: Pick::Turn, targets, phases: vec![steady] };
+    LoadPlan { schedule, via: Via::Stream, payload_bytes: 200, in_flight: 20_000 }
 }
 
-fn plan(args: &Args, addrs: &Addrs, stop: Arc<AtomicBool>) -> Plan {
-    let groups = (0..GROUPS).map(group);
-    let inboxes = (0..args.clients).map(|n| format!("u:{}", uid(n)));
-    Plan {
-        grpc: addrs.grpc_url(),
-        rate: Some(args.rate),
-        messages: u64::MAX,
-        stop,
-        targets: groups.chain(inboxes).collect(),
-        payload_bytes: 200,
-        key_prefix: "faults".into(),
-        in_flight_max: 20_000,
-        origin: Instant::now(),
-    }
-}
-
-async fn follow(args: &Args, addrs: &Addrs) -> anyhow::Result<Fleet> {
-    let mut fleet = Fleet::default();
-    for number in 0..args.clients {
-        let name = uid(number);
-        let target = Target::dev(addrs.client, &name);
-        fleet.follow(Follower::new(name, target, vec![group(number % GROUPS)]));
-    }
-    if fleet.gather().await < args.clients {
-        bail!("not every client was established within {SETTLE:?}");
+fn follow(addrs: &Addrs, population: &Arc<Population>, clock: Clock) -> anyhow::Result<Fleet> {
+    let config = FleetConfig {
+        target: addrs.client,
+        mode: Mode::Follow,
+        drain: Drain::Armed,
+        ramp_per_second: 10_000.0,
+        slow: 0..0,
+        reconnect: true,
+        loads: 1,
+    };
+    let fleet = Fleet::start(config, population.clone(), clock).context("the clients could not be started")?;
+    if !fleet.gather(SETTLE) {
+        bail!("not every client was established within {SETTLE:?}: {:?}", fleet.progress());
     }
     Ok(fleet)
 }
 
-fn print_report(outcome: &Outcome, ledger: &Ledger, verdict: &Verdict, moved: usize) {
+fn print_report(published: &Published, judgement: &Judgement, reconnects: u64, moved: usize) {
+    let load = &published.loads[0];
     println!(
-        "pushes: sent {} answered {} duplicates answered {} sent again {} connections lost {} unanswered {} refused {:?}",
-        outcome.sent,
-        outcome.answered,
-        outcome.duplicates,
-        outcome.retried,
-        outcome.reconnects,
-        outcome.unanswered,
-        outcome.refused
+        "pushes: sent {} answered {} duplicates answered {} sent again {} connections lost {} unanswered {} wrong {} \
+         refused {:?}",
+        load.sent,
+        load.answered,
+        load.repeats.duplicates,
+        load.repeats.sent,
+        load.repeats.reconnects,
+        load.unanswered,
+        load.wrong.count,
+        load.refused
     );
-    println!("seqs used twice: {}", ledger.seqs_used_twice);
+    println!("seqs used twice: {}", published.ledger.seqs_used_twice());
+    println!("sent again after the last restart: {}, of which {moved} did not get their old place", load.samples.len());
     println!(
-        "sent again after the last restart: {}, of which {moved} did not get their old place",
-        outcome.samples.len()
+        "clients: came back {reconnects} times, expected {} received {} overlaps {} holes healed {} gaps {}",
+        judgement.expected, judgement.received, judgement.overlaps, judgement.holes_healed, judgement.gaps
     );
-    println!("clients: {verdict}");
+    let counts: Vec<String> =
+        Kind::ALL.iter().map(|kind| format!("{kind} {}", judgement.findings.count(*kind))).collect();
+    println!("found: {}", counts.join(", "));
 }

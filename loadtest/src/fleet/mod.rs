@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
@@ -19,6 +19,9 @@ use crate::net::{Bell, NetConfig, Network};
 use crate::population::{Population, StreamNo};
 
 use crew::{Crew, Ended};
+
+/// How often a wait looks.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// How sockets are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +138,30 @@ impl Fleet {
 
     pub fn progress(&self) -> Progress {
         self.desk.notes().progress
+    }
+
+    /// Waits until every client is established; false: some are not after `patience`.
+    pub fn gather(&self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.progress().established < self.population.connections() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            thread::sleep(LOOK);
+        }
+        true
+    }
+
+    /// Waits until `expected` messages are shown, or nothing more has been shown for `quiet`.
+    pub fn settle(&self, expected: u64, quiet: Duration) {
+        let mut last = (self.progress().shown, Instant::now());
+        while last.0 < expected && last.1.elapsed() < quiet {
+            thread::sleep(LOOK);
+            let shown = self.progress().shown;
+            if shown != last.0 {
+                last = (shown, Instant::now());
+            }
+        }
     }
 
     /// Stops or resumes reading on some clients.

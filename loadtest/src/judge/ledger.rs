@@ -1,7 +1,7 @@
 //! What a publisher knows: every answered message with its place.
 
 use crate::payload::Stamp;
-use crate::population::StreamNo;
+use crate::population::{Population, StreamNo};
 
 /// A message that was answered OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +54,12 @@ impl Ledger {
 
     pub fn answered(&self) -> u64 {
         self.answered
+    }
+
+    /// Answered messages × who is to be shown them, if all followed from the beginning.
+    pub fn deliveries(&self, population: &Population) -> u64 {
+        let streams = (0..self.streams.len() as u32).map(StreamNo);
+        streams.map(|stream| self.of(stream).count() as u64 * u64::from(population.audience(stream))).sum()
     }
 
     pub fn seqs_used_twice(&self) -> u64 {
