@@ -257,3 +257,6 @@ impl Drain {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
