@@ -166,7 +166,7 @@ fn everyone_is_shown_everything_through_a_break() {
         let progress = fleet.progress();
         assert_eq!((progress.established, progress.closed), (CLIENTS, CLIENTS.into()));
         assert!(stage.lock().expect("no holder panics").cursors.iter().all(|seq| *seq >= 10));
-        assert!(fleet.health().lag_us.len() > 0 && fleet.health().cpu_us > 0);
+        assert!(!fleet.health().lag_us.is_empty() && fleet.health().cpu_us > 0);
         let judgement = judge(fleet, &stage);
         assert!(judgement.findings.is_clean(), "{drain:?}: {:?}", judgement.findings);
         assert_eq!((judgement.expected, judgement.received), (u64::from(CLIENTS) * 20, u64::from(CLIENTS) * 20));
