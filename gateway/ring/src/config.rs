@@ -17,8 +17,8 @@ pub const LINGER_MS_MAX: u32 = 60_000;
 /// Sizes of a [`crate::RingDriver`]. The defaults are for one ring per core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingConfig {
-    /// Rings in the driver's thread, 1 to 256. More than one where RLIMIT_NOFILE limits a ring's table, or beyond some 100,000
-    /// sockets: each close walks one of the hash chains in which the kernel keeps a ring's armed polls.
+    /// Most rings in the driver's thread, 1 to 256; one is opened at the start, the others when those before are full. More than
+    /// one where RLIMIT_NOFILE limits a ring's table, or beyond some 100,000 sockets: each close walks one of the hash chains in which the kernel keeps a ring's armed polls.
     pub rings: u16,
     /// Sockets per ring; lowered to RLIMIT_NOFILE, which limits every registered table. The kernel allocates 8 bytes for each at
     /// once; the 16 of this side become resident with use.
@@ -29,7 +29,8 @@ pub struct RingConfig {
     pub cq_entries: u32,
     /// The submission queue is entered when this many entries are queued. 32 to 64 measured best.
     pub enter_every: u32,
-    /// Provided receive buffers per ring, a power of two.
+    /// Provided receive buffers of the first ring, a power of two; further rings have an eighth of them, because all buffers of a
+    /// ring become resident in time, whether much is received or little.
     pub buffers: u16,
     /// Bytes of one of them: the most that one `Event::Data` carries.
     pub buffer_bytes: u32,
@@ -68,7 +69,14 @@ pub struct ConfigError {
     pub value: u64,
 }
 
+/// Rings after the first have so many times fewer buffers.
+const FURTHER_BUFFERS_DIVISOR: u16 = 8;
+
 impl RingConfig {
+    pub(crate) fn further_buffers(&self) -> u16 {
+        (self.buffers / FURTHER_BUFFERS_DIVISOR).max(1)
+    }
+
     /// Reports the first size that is out of bounds.
     pub fn check(&self) -> Result<(), ConfigError> {
         let within = |field, bounds, value: u64, min: u64, max: u64| {

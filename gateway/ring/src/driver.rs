@@ -1,7 +1,8 @@
 //! [`RingDriver`]: the rings of one shard behind the [`Driver`] contract.
 //!
-//! With one ring the thread sleeps in `io_uring_enter`, where the doorbell is one more poll. With several, all rings signal the
-//! doorbell's eventfd and the thread sleeps on that; waiting on the rings' own descriptors would miss deferred work.
+//! One ring is opened at the start, and another one whenever all that are open are full. With one ring the thread sleeps in
+//! `io_uring_enter`, where the doorbell is one more poll. With several, all rings signal the doorbell's eventfd and the
+//! thread sleeps on that; waiting on the rings' own descriptors would miss deferred work.
 //!
 //! It does not choose timers, order sends, or know frames: that is the core's.
 
@@ -26,7 +27,10 @@ use crate::unit::Unit;
 /// The io_uring driver. Made and used in one thread; other threads reach it through its [`Doorbell`].
 #[derive(Debug)]
 pub struct RingDriver {
+    /// At least one.
     units: Vec<Unit>,
+    config: RingConfig,
+    features: Features,
     doorbell: Doorbell,
     /// The kernel binds a ring to the thread that made it.
     not_send: PhantomData<*const ()>,
@@ -48,29 +52,22 @@ pub enum OpenError {
 pub struct RingStats {
     /// Sockets registered or being closed.
     pub sockets: u32,
-    /// Sockets there is room for.
+    /// Sockets there is room for, in open rings and in those that can still be opened.
     pub slots: u32,
+    /// Open rings.
+    pub rings: u16,
     /// Calls of `io_uring_enter` so far.
     pub enters: u64,
 }
 
 impl RingDriver {
-    /// Opens the rings in the calling thread, which is the one to use them.
+    /// Opens the first ring in the calling thread, which is the one to use the driver.
     pub fn open(config: &RingConfig, features: Features) -> Result<RingDriver, OpenError> {
         config.check()?;
-        let slots = config.slots_per_ring.min(features.slots_max);
+        let config = RingConfig { slots_per_ring: config.slots_per_ring.min(features.slots_max), ..config.clone() };
         let doorbell = Doorbell::new().map_err(OpenError::Doorbell)?;
-        let mut units = Vec::with_capacity(config.rings.into());
-        for ring in 0..config.rings {
-            let failed = |source| OpenError::Ring { ring, source };
-            let queue = Queue::open(config, slots).map_err(failed)?;
-            queue.limit_workers().map_err(failed)?;
-            if config.rings > 1 {
-                queue.signal(doorbell.fd()).map_err(failed)?;
-            }
-            units.push(Unit::new(queue, slots, config, features.can_reset));
-        }
-        let mut driver = RingDriver { units, doorbell, not_send: PhantomData };
+        let first = open_unit(&config, features).map_err(|source| OpenError::Ring { ring: 0, source })?;
+        let mut driver = RingDriver { units: vec![first], config, features, doorbell, not_send: PhantomData };
         driver.watch_doorbell();
         Ok(driver)
     }
@@ -83,10 +80,38 @@ impl RingDriver {
         let mut stats = RingStats::default();
         for unit in &self.units {
             stats.sockets += unit.used_slots();
-            stats.slots += unit.used_slots() + unit.free_slots();
             stats.enters += unit.enters();
         }
+        stats.slots = u32::from(self.config.rings) * self.config.slots_per_ring;
+        stats.rings = self.units.len() as u16;
         stats
+    }
+
+    /// The ring for one more socket: the one with the most free slots, or a new one.
+    fn roomiest(&mut self) -> Result<usize, RegisterError> {
+        let free = |ring: usize| self.units[ring].free_slots();
+        let roomiest = (0..self.units.len()).max_by_key(|ring| (free(*ring), usize::MAX - ring));
+        match roomiest.filter(|ring| free(*ring) > 0) {
+            Some(ring) => Ok(ring),
+            None if self.units.len() < usize::from(self.config.rings) => {
+                self.open_another().map_err(|error| RegisterError::Os(error.raw_os_error().unwrap_or(libc::EIO)))
+            }
+            None => Err(RegisterError::Full),
+        }
+    }
+
+    fn open_another(&mut self) -> io::Result<usize> {
+        let config = RingConfig { buffers: self.config.further_buffers(), ..self.config.clone() };
+        let unit = open_unit(&config, self.features)?;
+        unit.signal(self.doorbell.fd())?;
+        if let [only] = self.units.as_mut_slice() {
+            // Its poll of the eventfd must have ended before it signals the eventfd itself: each would wake the other for ever.
+            only.queue().push(&op::poll::forget_doorbell());
+            only.queue().visit();
+            only.signal(self.doorbell.fd())?;
+        }
+        self.units.push(unit);
+        Ok(self.units.len() - 1)
     }
 
     fn watch_doorbell(&mut self) {
@@ -129,10 +154,12 @@ impl RingDriver {
 impl Driver for RingDriver {
     type Incoming = OwnedFd;
 
-    /// The socket goes to the ring with the most free slots and its descriptor is closed.
+    /// The socket goes to a ring's table and its descriptor is closed.
     fn register(&mut self, token: Token, socket: OwnedFd) -> Result<Socket, (RegisterError, OwnedFd)> {
-        let roomiest = (0..self.units.len()).max_by_key(|ring| (self.units[*ring].free_slots(), usize::MAX - ring));
-        let ring = roomiest.expect("a driver has at least one ring");
+        let ring = match self.roomiest() {
+            Ok(ring) => ring,
+            Err(error) => return Err((error, socket)),
+        };
         let slot = self.units[ring].register(token, socket)?;
         Ok(Socket { ring: ring as u16, slot })
     }
@@ -179,6 +206,12 @@ impl Driver for RingDriver {
     }
 }
 
+fn open_unit(config: &RingConfig, features: Features) -> io::Result<Unit> {
+    let queue = Queue::open(config, config.slots_per_ring)?;
+    queue.limit_workers()?;
+    Ok(Unit::new(queue, config.slots_per_ring, config, features.can_reset))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
@@ -195,6 +228,9 @@ mod tests {
             thread::spawn(move || {
                 let config = RingConfig { rings, slots_per_ring: 4, ..RingConfig::default() };
                 let mut driver = RingDriver::open(&config, probe().unwrap()).unwrap();
+                for _ in 1..rings {
+                    driver.open_another().unwrap();
+                }
                 driver.serve(&mut |event| panic!("{event:?}"));
                 driver.doorbell().ring();
                 driver.sleep(None);

@@ -1,6 +1,7 @@
 //! One ring of the driver and the life of its sockets: what each completion means for a slot, and which event it becomes.
 
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -64,6 +65,11 @@ impl Unit {
 
     pub fn enters(&self) -> u64 {
         self.queue.enters()
+    }
+
+    /// The eventfd is signalled from now on.
+    pub fn signal(&self, eventfd: i32) -> io::Result<()> {
+        self.queue.signal(eventfd)
     }
 
     pub fn queue(&mut self) -> &mut Queue {

@@ -18,11 +18,27 @@ fn rings(count: u16, slots: u32) -> RingConfig {
     RingConfig { rings: count, slots_per_ring: slots, ..RingConfig::default() }
 }
 
+/// A driver with so many open rings, each full with one socket, and the clients' ends.
+fn open_rings(count: u16) -> (Rig, Vec<TcpStream>) {
+    let mut rig = Rig::new(rings(count, 1));
+    let listener = Listener::new();
+    let clients = (0..count.into()).map(|token| {
+        let (server, client) = listener.pair();
+        rig.register(1_000 + token, server);
+        client
+    });
+    let clients = clients.collect();
+    assert_eq!(rig.driver.stats().rings, count);
+    rig.flush();
+    rig.log.clear();
+    (rig, clients)
+}
+
 /// No wake-up is lost: each number written before a ring is seen after some Doorbell.
 #[test]
 fn a_doorbell_from_another_thread_wakes_the_driver_every_time() {
     for count in [1, 3] {
-        let mut rig = Rig::new(rings(count, 16));
+        let (mut rig, _clients) = open_rings(count);
         let (bell, cell) = (rig.driver.doorbell(), Arc::new(AtomicU64::new(0)));
         let (seen_by_driver, seen) = mpsc::channel();
         let ringer = thread::spawn({
@@ -53,7 +69,7 @@ fn a_doorbell_from_another_thread_wakes_the_driver_every_time() {
 #[test]
 fn rings_between_two_turns_count_as_one() {
     for count in [1, 2] {
-        let mut rig = Rig::new(rings(count, 16));
+        let (mut rig, _clients) = open_rings(count);
         let bell = rig.driver.doorbell();
         for round in 1..=50 {
             for _ in 0..5 {
@@ -69,9 +85,7 @@ fn rings_between_two_turns_count_as_one() {
 #[test]
 fn a_turn_without_events_ends_at_its_deadline_and_not_before() {
     for count in [1, 3] {
-        let mut rig = Rig::new(rings(count, 16));
-        let (server, _client) = Listener::new().pair();
-        rig.register(1, server);
+        let (mut rig, _clients) = open_rings(count);
         for ms in [0, 1, 20] {
             let deadline = rig.driver.now() + Duration::from_millis(ms);
             rig.driver.turn(Some(deadline), &mut |event| panic!("{event:?}"));
@@ -81,13 +95,14 @@ fn a_turn_without_events_ends_at_its_deadline_and_not_before() {
 }
 
 #[test]
-fn several_rings_share_the_sockets_evenly_and_work_like_one() {
-    let mut rig = Rig::new(rings(4, 100));
+fn rings_are_opened_as_they_are_needed_and_work_like_one() {
+    let mut rig = Rig::new(rings(4, 25));
     let listener = Listener::new();
     let mut ends: Vec<(_, TcpStream)> = Vec::new();
     for token in 0..100 {
         let (server, client) = listener.pair();
         ends.push((rig.register(token, server), client));
+        assert_eq!(u64::from(rig.driver.stats().rings), token / 25 + 1);
     }
     for ring in 0..4 {
         assert_eq!(ends.iter().filter(|(socket, _)| socket.ring == ring).count(), 25);
@@ -161,7 +176,18 @@ fn what_is_no_socket_is_given_back() {
 fn a_busy_driver_loses_nothing() {
     const CLIENTS: u64 = 50;
     const ROUNDS: usize = 200;
-    let mut rig = Rig::new(rings(2, 100));
+    let mut rig = Rig::new(rings(2, 25));
+    // The second ring is opened while the bell rings.
+    let (bell, stop) = (rig.driver.doorbell(), Arc::new(AtomicBool::new(false)));
+    let ringer = thread::spawn({
+        let stop = stop.clone();
+        move || {
+            while !stop.load(Ordering::Relaxed) {
+                bell.ring();
+                thread::yield_now();
+            }
+        }
+    });
     let listener = Listener::new();
     let mut sockets = Vec::new();
     let mut clients = Vec::new();
@@ -184,16 +210,6 @@ fn a_busy_driver_loses_nothing() {
             })
         })
         .collect();
-    let (bell, stop) = (rig.driver.doorbell(), Arc::new(AtomicBool::new(false)));
-    let ringer = thread::spawn({
-        let stop = stop.clone();
-        move || {
-            while !stop.load(Ordering::Relaxed) {
-                bell.ring();
-                thread::yield_now();
-            }
-        }
-    });
     let mut closed = 0;
     while closed < CLIENTS {
         rig.log.clear();

@@ -125,7 +125,7 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     rule(is_http_url(&config.link.addr), "gateway.link.addr", "use http://host:port");
     rule((64 << 10..=1 << 30).contains(&config.link.credit_bytes), "gateway.link.credit_bytes", "64 KiB to 1 GiB");
     rule(config.engine.shards <= 1024, "gateway.engine.shards", "at most 1024 shards");
-    rule((1..=256).contains(&config.engine.rings_per_shard), "gateway.engine.rings_per_shard", "1 to 256");
+    rule(config.engine.rings_per_shard <= 256, "gateway.engine.rings_per_shard", "at most 256");
     rule(config.engine.slots <= 1 << 20, "gateway.engine.slots", "at most 1048576 per ring");
     rule((1..=64).contains(&config.engine.front_door_threads), "gateway.engine.front_door_threads", "1 to 64");
     rule((100..=60_000).contains(&config.handshake.deadline_ms), "gateway.handshake.deadline_ms", "100 to 60000");
@@ -133,6 +133,7 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     rule(config.auth.leeway_s <= LEEWAY_S_MAX, "gateway.auth.leeway_s", "at most 60");
     rule(config.auth.keys.len() <= KEYS_MAX, "gateway.auth.keys", "at most 32 keys");
     let limits = &config.limits;
+    rule((1..=16 << 20).contains(&limits.connections_max), "gateway.limits.connections_max", "1 to 16777216");
     rule((16 << 10..=64 << 20).contains(&limits.queue_bytes_max), "gateway.limits.queue_bytes_max", "16 KiB to 64 MiB");
     rule(
         limits.send_buffer_bytes == 0 || (4 << 10..=16 << 20).contains(&limits.send_buffer_bytes),

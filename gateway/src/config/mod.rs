@@ -66,6 +66,7 @@ pub struct LinkConfig {
 pub struct EngineConfig {
     /// 0: one per core, less one for the hub.
     pub shards: u16,
+    /// Most rings of a shard, opened as they are needed; 0: as many as `limits.connections_max` asks for.
     pub rings_per_shard: u16,
     /// Connections per ring; 0: what the descriptor limit allows, at most 16,384.
     pub slots: u32,
@@ -119,7 +120,7 @@ pub struct KeyConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// Established connections of this node; 0: as many as there are slots.
+    /// Established connections of this node, at most as many as its rings have slots.
     pub connections_max: u32,
     /// Queued bytes of one connection before its streams go to `gap`.
     pub queue_bytes_max: u32,
@@ -158,7 +159,7 @@ impl Default for LinkConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        EngineConfig { shards: 0, rings_per_shard: 1, slots: 0, front_door_threads: 1, pin: true }
+        EngineConfig { shards: 0, rings_per_shard: 0, slots: 0, front_door_threads: 1, pin: true }
     }
 }
 
@@ -171,7 +172,7 @@ impl Default for HandshakeConfig {
 impl Default for LimitsConfig {
     fn default() -> Self {
         LimitsConfig {
-            connections_max: 0,
+            connections_max: 1_000_000,
             queue_bytes_max: 256 * 1024,
             send_buffer_bytes: 32 * 1024,
             message_bytes_max: 64 * 1024,

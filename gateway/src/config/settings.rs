@@ -14,6 +14,8 @@ use super::{Config, Problem};
 
 /// Slots of a ring where none are configured and the descriptor limit allows more.
 const SLOTS_DEFAULT_MAX: u32 = 16_384;
+/// Most rings of a shard.
+pub const RINGS_MAX: u32 = 256;
 /// Descriptors that a process needs apart from its connections' slots.
 const DESCRIPTORS_ASIDE: u32 = 64;
 /// The usual soft limit, taken if the real one cannot be read.
@@ -48,6 +50,7 @@ pub struct LinkSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineSettings {
     pub shards: u16,
+    /// Most rings of a shard; they are opened as they are needed.
     pub rings_per_shard: u16,
     pub slots: u32,
     pub front_door_threads: u16,
@@ -83,9 +86,7 @@ impl Settings {
         };
         let slots = u64::from(engine.shards) * u64::from(engine.rings_per_shard) * u64::from(engine.slots);
         let mut limits = config.limits;
-        if limits.connections_max == 0 {
-            limits.connections_max = u32::try_from(slots).unwrap_or(u32::MAX);
-        }
+        limits.connections_max = limits.connections_max.min(u32::try_from(slots).unwrap_or(u32::MAX));
         Ok(Settings {
             name: config.name,
             client_addr: config.client_addr,
@@ -121,9 +122,14 @@ fn engine(config: &Config, cores: u16, nofile: u32) -> EngineSettings {
     let shards = if asked.shards == 0 { cores.saturating_sub(1).max(1) } else { asked.shards };
     let room = nofile.saturating_sub(DESCRIPTORS_ASIDE).max(1);
     let slots = if asked.slots == 0 { room.min(SLOTS_DEFAULT_MAX) } else { asked.slots.min(room) };
+    let rings_per_shard = match asked.rings_per_shard {
+        // One more than fits evenly: connections that end leave the shards uneven.
+        0 => (config.limits.connections_max.div_ceil(slots.saturating_mul(shards.into())) + 1).min(RINGS_MAX),
+        asked => asked.into(),
+    };
     EngineSettings {
         shards,
-        rings_per_shard: asked.rings_per_shard,
+        rings_per_shard: rings_per_shard as u16,
         slots,
         front_door_threads: asked.front_door_threads,
         pin: asked.pin && shards < cores,
@@ -178,9 +184,14 @@ mod tests {
     fn sizes_follow_the_machine() {
         let config = Config::default();
         let small = engine(&config, 1, 1024);
-        assert_eq!((small.shards, small.slots, small.pin), (1, 960, false));
+        assert_eq!((small.shards, small.slots, small.rings_per_shard, small.pin), (1, 960, 256, false));
         let large = engine(&config, 8, 1 << 20);
         assert_eq!((large.shards, large.slots, large.pin), (7, SLOTS_DEFAULT_MAX, true));
+        assert!(
+            u64::from(large.rings_per_shard) * 7 * u64::from(large.slots) >= u64::from(config.limits.connections_max)
+        );
+        let here = engine(&config, 2, 20_000);
+        assert_eq!((here.shards, here.slots, here.rings_per_shard), (1, SLOTS_DEFAULT_MAX, 63));
     }
 
     #[test]

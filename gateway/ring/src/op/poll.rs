@@ -25,8 +25,16 @@ pub(crate) fn writable(of: SlotUse) -> Sqe {
     Sqe(entry.user_data(Tag::new(OpKind::Writable, of).pack()))
 }
 
+/// No slot's use: those begin with 1.
+const BELL: Tag = Tag { kind: OpKind::Bell, of: SlotUse { slot: 0, uses: 0 } };
+
 /// `fd` is the doorbell's eventfd, an ordinary descriptor.
 pub(crate) fn doorbell(fd: i32) -> Sqe {
     let entry = opcode::PollAdd::new(Fd(fd), libc::POLLIN as u32).multi(true).build();
-    Sqe(entry.user_data(Tag::new(OpKind::Bell, SlotUse { slot: 0, uses: 0 }).pack()))
+    Sqe(entry.user_data(BELL.pack()))
+}
+
+/// Ends the poll of [`doorbell`].
+pub(crate) fn forget_doorbell() -> Sqe {
+    super::cancel::of(BELL)
 }
