@@ -210,6 +210,8 @@ fn door_threads(client: Vec<TcpListener>, echo: Option<TcpListener>) -> Vec<Vec<
 }
 
 fn shard_plan(settings: &Settings) -> Result<ShardPlan, StartError> {
+    let mut connection_id_secret = [0; 16];
+    getrandom::fill(&mut connection_id_secret).map_err(|_| StartError::Random)?;
     let (sizes, limits) = (settings.engine, &settings.limits);
     let features = tidegate_gateway_ring::probe().map_err(FleetError::Unsupported)?;
     let per_shard = sizes.slots as usize * usize::from(sizes.rings_per_shard);
@@ -220,6 +222,7 @@ fn shard_plan(settings: &Settings) -> Result<ShardPlan, StartError> {
         ping_interval_ms: limits.ping_interval_ms,
         ping_interval_min_ms: PING_INTERVAL_MS_MIN.min(limits.ping_interval_ms),
         ping_interval_max_ms: PING_INTERVAL_MS_MAX.max(limits.ping_interval_ms),
+        connection_id_secret,
         ..ShardConfig::default()
     };
     Ok(ShardPlan { sizes, connections_max: limits.connections_max, config, features })

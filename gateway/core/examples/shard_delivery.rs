@@ -96,7 +96,6 @@ fn hello(n: u32) -> Hello {
         ping_interval_ms: 0,
         expires_in_ms: None,
         expires_at_ms: None,
-        connection_id: format!("{n:022}").into(),
         platform_name: "".into(),
     }
 }

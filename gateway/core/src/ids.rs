@@ -36,9 +36,26 @@ pub struct SeqRange {
     pub upto: Seq,
 }
 
-/// Incarnation of a stream's history; opaque text outside. Cheap to clone.
+/// Incarnation of a stream's history; opaque text outside. Cheap to clone, and no larger than a pointer: every live stream has one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Epoch(pub Arc<str>);
+pub struct Epoch(Arc<Box<str>>);
+
+impl Epoch {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// How many values share the text with this one, itself included.
+    pub(crate) fn shares(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+}
+
+impl<T: Into<Box<str>>> From<T> for Epoch {
+    fn from(text: T) -> Epoch {
+        Epoch(Arc::new(text.into()))
+    }
+}
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

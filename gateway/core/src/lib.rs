@@ -12,11 +12,14 @@
 
 #![forbid(unsafe_code)]
 
+mod chunks;
 pub mod client;
 pub mod driver;
 pub mod hub;
 pub mod ids;
+mod index;
 pub mod link;
 pub mod messages;
 pub mod shard;
+mod texts;
 pub mod ws;

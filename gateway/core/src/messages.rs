@@ -96,16 +96,14 @@ pub struct Hello {
     pub expires_in_ms: Option<u64>,
     /// Milliseconds since the Unix epoch, for the session object.
     pub expires_at_ms: Option<i64>,
-    /// Opaque outside; unguessable, made by the front door.
-    pub connection_id: Box<str>,
     pub platform_name: Box<str>,
 }
 
 /// Shard → hub.
 #[derive(Debug)]
 pub enum ToHub {
-    /// A promoted connection wants its streams. Answered by [`ToShard::Send`] (the session object) and [`ToShard::AddMember`].
-    Connected { conn: ConnRef, hello: Box<Hello> },
+    /// A promoted connection wants its streams. `connection_id` is opaque outside and unguessable. Answered by [`ToShard::Send`] (the session object) and [`ToShard::AddMember`].
+    Connected { conn: ConnRef, connection_id: Box<str>, hello: Box<Hello> },
     /// Answered by exactly one [`ToShard::Send`] with `finishes: Some(id)`.
     Request {
         conn: ConnRef,
@@ -170,6 +168,12 @@ pub enum ToShard {
     /// `frames` (a `left`). Fan-outs after this one never reach it. Answered by one `Left` per connection taken out.
     Expel {
         uid: Uid,
+        stream: StreamIdx,
+        frames: FrameSet,
+    },
+    /// The stream is no more: every member on this shard is taken out and gets its frame of `frames` (a `left`). It takes its
+    /// turn among the stream's fan-outs. Answered by one `Left` per member taken out.
+    Dismiss {
         stream: StreamIdx,
         frames: FrameSet,
     },

@@ -2,10 +2,11 @@
 
 mod hub_world;
 
-use hub_world::bench::{Bench, SHARD, batch, conn, group, hello, plain};
+use hub_world::bench::{Bench, SHARD, batch, conn, connected, group, hello, plain};
 use hub_world::control::{epoch, message};
 use hub_world::{frames, key, uid, world_with_group};
 use smallvec::SmallVec;
+use tidegate_gateway_core::client::errors::ErrorCode;
 use tidegate_gateway_core::client::ops::Op;
 use tidegate_gateway_core::hub::{CREDIT_BYTES, HEAL_DISTANCE_MAX, HubConfig, REQUESTS_MAX};
 use tidegate_gateway_core::ids::{Seq, SeqRange};
@@ -98,7 +99,7 @@ fn an_owner_with_a_successor_is_not_heard() {
 fn requests_end_with_the_link_and_opens_are_asked_again() {
     let mut bench = group();
     bench.request(1, 5, "alice", Op::Ack { stream: key("u:alice"), epoch: None, seq: Seq(1) });
-    bench.shard_says(ToHub::Connected { conn: conn(2), hello: Box::new(hello("bob", plain())) });
+    bench.shard_says(connected(2, hello("bob", plain())));
     let corr = bench.last_corr();
     bench.link(FromLink::Down);
     let sent = bench.take_sent();
@@ -111,6 +112,24 @@ fn requests_end_with_the_link_and_opens_are_asked_again() {
     assert!(matches!(bench.link[..], [ToLink::Announce { .. }, ToLink::Open { corr: again, .. }] if again == corr));
     bench.answer_open(corr, &[("u:bob", 3, false)]);
     assert!(matches!(&bench.take_sent()[..], [Body::Welcome(_)]));
+}
+
+#[test]
+fn members_of_a_group_that_was_dismissed_meanwhile_are_told_and_taken_out() {
+    let mut bench = group();
+    let gone = |code| LinkError { code, message: "".into(), retry_after_ms: None, stands: None };
+    let opened = |code| FromLink::Opened(Opened { corr: 0, stream: key("g:a"), result: Err(gone(code)) });
+    bench.link(opened(ErrorCode::Unavailable));
+    assert!(bench.shard.is_empty(), "it may exist: {:?}", bench.shard);
+    bench.link(opened(ErrorCode::NotFound));
+    let [ToShard::Dismiss { stream, frames }] = &bench.shard[..] else { panic!("{:?}", bench.shard) };
+    let (idx, frame) = (*stream, frames.select(plain()).expect("a frame for the member").clone());
+    let told = frames::decode(plain().encoding, &frame).body;
+    assert!(matches!(told, Some(Body::Left(left)) if left.stream == "g:a" && left.reason == "dismissed"));
+    bench.shard_says(ToHub::Left { conn: conn(1), streams: SmallVec::from_slice(&[idx]), class: plain() });
+    bench.link.clear();
+    bench.pass(5_100);
+    assert!(matches!(&bench.link[..], [ToLink::Forget { stream }] if stream.as_str() == "g:a"), "{:?}", bench.link);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod hub_world;
 
-use hub_world::bench::{Bench, SHARD, conn, group, hello, plain};
+use hub_world::bench::{Bench, SHARD, connected, group, hello, plain};
 use hub_world::control::{epoch, message};
 use hub_world::{key, uid, world_with_group};
 use tidegate_gateway_core::client::errors::ErrorCode;
@@ -18,10 +18,7 @@ fn the_session_object_comes_first_and_lists_streams_with_news() {
     let mut bench = Bench::new(HubConfig::default());
     let cursor = Cursor { epoch: epoch(&key("g:a"), 1), seq: Seq(3) };
     let cursors = vec![(key("g:a"), cursor.clone()), (key("g:secret"), cursor)];
-    bench.shard_says(ToHub::Connected {
-        conn: conn(1),
-        hello: Box::new(Hello { cursors, reply_to: Some(9), ..hello("alice", plain()) }),
-    });
+    bench.shard_says(connected(1, Hello { cursors, reply_to: Some(9), ..hello("alice", plain()) }));
     let corr = bench.last_corr();
     let stands = |head: u64, start: u64, listed: bool, page: Vec<Message>| OpenedStream {
         epoch: epoch(&key("g:a"), 1),
@@ -64,7 +61,7 @@ fn the_session_object_comes_first_and_lists_streams_with_news() {
 #[test]
 fn more_than_a_page_is_a_gap_to_pull() {
     let mut bench = Bench::new(HubConfig::default());
-    bench.shard_says(ToHub::Connected { conn: conn(1), hello: Box::new(hello("alice", plain())) });
+    bench.shard_says(connected(1, hello("alice", plain())));
     let corr = bench.last_corr();
     let stands = OpenedStream {
         epoch: epoch(&key("u:alice"), 1),
@@ -130,14 +127,14 @@ fn open_groups_are_joined_and_pulled_without_asking_control() {
     let sent = bench.take_sent();
     let [Body::Ok(v1::Ok { result: Some(ok::Result::Pull(pulled)) })] = &sent[..] else { panic!("{sent:?}") };
     assert_eq!((pulled.after, pulled.upto, pulled.head), (1, 3, 5));
-    bench.request(2, 3, "bob", pull(Some(Epoch("other".into()))));
+    bench.request(2, 3, "bob", pull(Some(Epoch::from("other"))));
     let sent = bench.take_sent();
     assert!(
         matches!(&sent[..], [Body::Error(e)] if e.code == "EXPIRED" && e.epoch == "a-1" && e.head == Some(5)),
         "{sent:?}"
     );
     assert!(bench.link.is_empty());
-    let stale = Some(Cursor { epoch: Epoch("other".into()), seq: Seq(2) });
+    let stale = Some(Cursor { epoch: Epoch::from("other"), seq: Seq(2) });
     bench.request(4, 1, "dan", Op::Join { stream: key("g:a"), cursor: stale });
     assert!(matches!(bench.link[..], [ToLink::Open { .. }]), "an unknown epoch is control's to judge");
 }
@@ -236,7 +233,7 @@ fn joining_a_joined_stream_brings_nothing_twice() {
 
 /// A device's mark at the head, while the head still waits in the window.
 fn start_at(bench: &mut Bench, index: u32, seq: u64) {
-    bench.shard_says(ToHub::Connected { conn: conn(index), hello: Box::new(hello("alice", plain())) });
+    bench.shard_says(connected(index, hello("alice", plain())));
     let corr = bench.last_corr();
     bench.answer_open(corr, &[("u:alice", seq, false)]);
 }
@@ -313,7 +310,7 @@ fn membership(bench: &mut Bench, seq: u64, joined: bool) {
 fn who_is_taken_out_while_the_open_waits_does_not_become_a_member() {
     let mut bench = Bench::new(HubConfig::default());
     bench.connect(1, hello("bob", plain()), &[("g:closed", 3, false)]);
-    bench.shard_says(ToHub::Connected { conn: conn(2), hello: Box::new(hello("alice", plain())) });
+    bench.shard_says(connected(2, hello("alice", plain())));
     let corr = bench.last_corr();
     bench.shard.clear();
     let stands = OpenedStream {
@@ -339,7 +336,7 @@ fn who_is_taken_out_while_the_open_waits_does_not_become_a_member() {
 fn who_comes_into_a_group_while_connecting_is_invited_behind_the_session_object() {
     let mut bench = Bench::new(HubConfig::default());
     bench.connect(1, hello("bob", plain()), &[("g:closed", 3, false)]);
-    bench.shard_says(ToHub::Connected { conn: conn(2), hello: Box::new(hello("alice", plain())) });
+    bench.shard_says(connected(2, hello("alice", plain())));
     let corr = bench.last_corr();
     bench.shard.clear();
     bench.deliver_seqs("g:closed", 3, 4);

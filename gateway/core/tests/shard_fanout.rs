@@ -198,6 +198,34 @@ fn an_expelled_user_gets_left_and_no_fan_out_after_it() {
     assert_eq!(world.texts(other.socket), ["L 9 0 xxx"]);
 }
 
+#[test]
+fn all_members_of_a_dismissed_stream_get_what_came_before_and_left_and_nothing_after_it() {
+    let mut world = World::quiet();
+    let members = crowd(&mut world, FANOUT_SLICE_MAX + 30);
+    join(&mut world, &members, 9, 0);
+    let other = world.connect("other");
+    join(&mut world, &[other], 8, 0);
+    world.said();
+    world.hub(batch(9, 0, 3));
+    world.hub(ToShard::Dismiss { stream: StreamIdx(9), frames: frames("left") });
+    world.ticks(1);
+    // Gone before its turn: it is told nothing, and counted once like all others.
+    world.client_sends(members[700.min(members.len() - 1)].socket, b"");
+    world.ticks(6);
+    let said = world.said();
+    let left = said.iter().filter(|item| matches!(item, ToHub::Left { streams, .. } if streams[..] == [StreamIdx(9)]));
+    assert_eq!(left.count(), members.len());
+    for member in &members[..members.len() - 1] {
+        assert_eq!(world.texts(member.socket), ["L 9 0 xxx", "left"]);
+    }
+    world.hub(batch(9, 3, 3));
+    world.hub(batch(8, 0, 3));
+    world.ticks(3);
+    let late = world.texts(members[0].socket).into_iter().any(|text| text.starts_with("L 9 3"));
+    assert!(!late);
+    assert_eq!(world.texts(other.socket), ["L 8 0 xxx"]);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

@@ -149,7 +149,6 @@ pub fn hello(
         ping_interval_ms: ping_interval_ms(wishes.ping_interval_ms, rules.ping_interval_ms),
         expires_in_ms,
         expires_at_ms: identity.expires_at_ms,
-        connection_id: connection_id(),
         platform_name: platform.into(),
     })
 }
@@ -172,14 +171,6 @@ fn bearer(header: &str) -> Result<&str, Refusal> {
         return Err(Refusal::unauthenticated("Authorization must be a Bearer token"));
     }
     Ok(token)
-}
-
-/// 128 unguessable bits in hex.
-fn connection_id() -> Box<str> {
-    let mut random = [0u8; 16];
-    // Without randomness from the kernel nothing safe can be made up, and it fails only on a broken host.
-    getrandom::fill(&mut random).expect("the kernel gives random bytes");
-    format!("{:032x}", u128::from_le_bytes(random)).into()
 }
 
 #[cfg(test)]

@@ -55,10 +55,3 @@ fn the_heartbeat_is_clamped_only_if_asked_for() {
     assert_eq!(ping_interval_ms(Some(u32::MAX), 60_000), 300_000);
     assert_eq!(ping_interval_ms(Some(30_000), 60_000), 30_000);
 }
-
-#[test]
-fn connection_ids_do_not_repeat() {
-    let (one, other) = (connection_id(), connection_id());
-    assert_eq!(one.len(), 32);
-    assert_ne!(one, other);
-}

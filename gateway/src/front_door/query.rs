@@ -2,7 +2,6 @@
 //! come once, unknown ones are ignored.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::Deserialize;
 use tidegate_gateway_core::client::ops::AckMode;
@@ -117,7 +116,7 @@ fn cursors(json: &str) -> Result<Vec<(StreamKey, Cursor)>, Refusal> {
         .map(|(stream, cursor)| {
             let stream = stream.parse().map_err(|_| bad("cursors names something that is not a stream"))?;
             let ok = cursor.seq <= Seq::MAX.0 && !cursor.epoch.is_empty() && cursor.epoch.len() <= EPOCH_BYTES_MAX;
-            let place = Cursor { epoch: Epoch(Arc::from(cursor.epoch)), seq: Seq(cursor.seq) };
+            let place = Cursor { epoch: Epoch::from(cursor.epoch), seq: Seq(cursor.seq) };
             if ok { Ok((stream, place)) } else { Err(bad("cursors holds an impossible place")) }
         })
         .collect()

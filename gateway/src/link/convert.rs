@@ -331,7 +331,7 @@ fn epoch(text: String) -> Result<Epoch, InvalidItem> {
     if text.is_empty() || text.len() > EPOCH_BYTES_MAX {
         return Err(InvalidItem::Epoch);
     }
-    Ok(Epoch(text.into()))
+    Ok(Epoch::from(text))
 }
 
 fn seq(number: u64) -> Result<Seq, InvalidItem> {

@@ -141,7 +141,7 @@ fn forgets_travel_together_but_never_overtake() {
 
 #[test]
 fn opens_and_sends_keep_their_fields() {
-    let cursor = Some((Epoch("e".into()), Seq(4)));
+    let cursor = Some((Epoch::from("e"), Seq(4)));
     let streams = vec![OpenStream { stream: key("u:bob"), cursor }, OpenStream { stream: key("g:1"), cursor: None }];
     let uid: Uid = "bob".parse().expect("uid");
     let open = ToLink::Open { corr: 7, uid: uid.clone(), device: "d".into(), streams, auto_join: true };

@@ -129,10 +129,8 @@ pub(super) fn since_ts(ts: Option<i64>) -> Result<Option<i64>, Refusal> {
 }
 
 pub(super) fn cursor(fields: &CursorFields, raw: &RawCursor<'_>) -> Result<(StreamKey, Cursor), Refusal> {
-    let cursor = Cursor {
-        epoch: Epoch(plain(fields.epoch, raw.epoch, EPOCH_BYTES_MAX)?.into()),
-        seq: seq(fields.seq, raw.seq)?,
-    };
+    let cursor =
+        Cursor { epoch: Epoch::from(plain(fields.epoch, raw.epoch, EPOCH_BYTES_MAX)?), seq: seq(fields.seq, raw.seq)? };
     Ok((stream(fields.stream, raw.stream)?, cursor))
 }
 
@@ -156,7 +154,7 @@ pub(super) fn stream(field: &'static str, text: &str) -> Result<StreamKey, Refus
 /// An empty epoch is none.
 pub(super) fn epoch(field: &'static str, text: &str) -> Result<Option<Epoch>, Refusal> {
     let text = plain(field, text, EPOCH_BYTES_MAX)?;
-    Ok((!text.is_empty()).then(|| Epoch(text.into())))
+    Ok((!text.is_empty()).then(|| Epoch::from(text)))
 }
 
 pub(super) fn seq(field: &'static str, seq: u64) -> Result<Seq, Refusal> {

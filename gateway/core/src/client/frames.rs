@@ -3,7 +3,7 @@
 use tidegate_proto::v1::{self, server_frame::Body};
 
 use crate::client::errors::ErrorCode;
-use crate::ids::{Epoch, Seq, StreamKey};
+use crate::ids::{Epoch, Seq};
 use crate::link::{Head, LinkError, Recovered};
 use crate::ws::close::CloseCode;
 
@@ -43,7 +43,7 @@ pub fn link_error_frame(id: u32, error: &LinkError) -> v1::ServerFrame {
 }
 
 /// One entry of a session object; the `ok` of `join` and, without `recovered`, of `head`.
-pub fn stream_state(stream: &StreamKey, stands: &Head, recovered: Option<Recovered>) -> v1::StreamState {
+pub fn stream_state(stream: &str, stands: &Head, recovered: Option<Recovered>) -> v1::StreamState {
     let recovered = match recovered {
         None => "",
         Some(Recovered::Full) => "full",
@@ -60,14 +60,7 @@ pub fn stream_state(stream: &StreamKey, stands: &Head, recovered: Option<Recover
 }
 
 /// Messages `from ..= to` were not sent; the client pulls after `pull_after_ms`.
-pub fn gap_frame(
-    stream: &StreamKey,
-    epoch: &Epoch,
-    from: Seq,
-    to: Seq,
-    head: Seq,
-    pull_after_ms: u32,
-) -> v1::ServerFrame {
+pub fn gap_frame(stream: &str, epoch: &Epoch, from: Seq, to: Seq, head: Seq, pull_after_ms: u32) -> v1::ServerFrame {
     let gap = v1::Gap {
         stream: stream.to_string(),
         epoch: epoch.to_string(),

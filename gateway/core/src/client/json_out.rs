@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use tidegate_proto::v1::{self, ok, server_frame::Body};
 
-use crate::ids::{Epoch, SeqRange, StreamKey};
+use crate::ids::{Epoch, SeqRange};
 
 const FRAME_BYTES_GUESS: usize = 256;
 const MESSAGE_BYTES_GUESS: usize = 192;
@@ -46,17 +46,17 @@ pub(super) fn encode(frame: &v1::ServerFrame) -> Vec<u8> {
 }
 
 pub(super) fn encode_batch<'a>(
-    stream: &StreamKey,
+    stream: &str,
     epoch: &Epoch,
     range: Option<SeqRange>,
     messages: impl Iterator<Item = &'a v1::Message>,
 ) -> Vec<u8> {
     let capacity = FRAME_BYTES_GUESS + messages.size_hint().0 * MESSAGE_BYTES_GUESS;
     let mut json = Json { out: Vec::with_capacity(capacity), comma: false };
-    let epoch = if range.is_some() { &*epoch.0 } else { "" };
+    let epoch = if range.is_some() { epoch.as_str() } else { "" };
     let range = range.map(|range| (range.after.0, range.upto.0));
     json.object(|json| {
-        json.key("batch").object(|json| write_batch(json, stream.as_str(), epoch, range, messages));
+        json.key("batch").object(|json| write_batch(json, stream, epoch, range, messages));
     });
     json.out
 }

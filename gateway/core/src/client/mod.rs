@@ -22,7 +22,7 @@ pub use frames::{bye_frame, error_frame, gap_frame, link_error_frame, ok_frame, 
 
 use crate::client::errors::ErrorCode;
 use crate::client::ops::Request;
-use crate::ids::{Epoch, SeqRange, StreamKey};
+use crate::ids::{Epoch, SeqRange};
 use crate::messages::Encoding;
 use crate::ws::Incoming;
 
@@ -62,7 +62,7 @@ pub fn encode(encoding: Encoding, frame: &v1::ServerFrame) -> Vec<u8> {
 /// epoch is left out, too.
 pub fn encode_batch<'a>(
     encoding: Encoding,
-    stream: &StreamKey,
+    stream: &str,
     epoch: &Epoch,
     range: Option<SeqRange>,
     messages: impl Iterator<Item = &'a v1::Message>,

@@ -40,7 +40,7 @@ pub(super) fn decode(mut bytes: &[u8]) -> Result<Request, DecodeError> {
 
 /// Equal to encoding a `ServerFrame` with a `Batch`, without owning the messages.
 pub(super) fn encode_batch<'a>(
-    stream: &StreamKey,
+    stream: &str,
     epoch: &Epoch,
     range: Option<SeqRange>,
     messages: impl Iterator<Item = &'a v1::Message>,

@@ -8,7 +8,8 @@ use tidegate_proto::v1::{client_frame, ok, server_frame::Body};
 
 use super::*;
 use crate::client::ops::{AckMode, Connect, Content, Op, Priority, Send};
-use crate::ids::{Cursor, Seq};
+
+use crate::ids::{Cursor, Seq, StreamKey};
 
 fn json(text: &str) -> Result<Request, DecodeError> {
     decode(Encoding::Json, &Incoming::Text(text))
@@ -19,7 +20,7 @@ fn stream(text: &str) -> StreamKey {
 }
 
 fn epoch(text: &str) -> Epoch {
-    Epoch(text.into())
+    Epoch::from(text)
 }
 
 fn cursor(at: &str, seq: u64) -> Cursor {

@@ -18,7 +18,7 @@ impl Hub {
         }
         self.link.up = true;
         self.link.credit = 0;
-        let streams = self.streams.iter().map(|(_, stream)| stream.key.clone()).collect();
+        let streams = self.streams.all_keys().collect();
         let mut positions: Vec<Position> = self
             .link
             .positions
@@ -42,7 +42,7 @@ impl Hub {
         for corr in corrs {
             match self.requests.remove(&corr) {
                 Some(Asked::Heal { stream, serial }) => {
-                    let heal = self.streams.current(stream, serial).and_then(|s| s.pending.as_mut()?.heal.as_mut());
+                    let heal = self.streams.current(stream, serial).and_then(|s| s.pending_mut()?.heal.as_mut());
                     if let Some(heal) = heal.filter(|heal| heal.step == HealStep::Asked(corr)) {
                         heal.step = HealStep::Queued;
                         self.heal_queue.push_back((stream, serial));

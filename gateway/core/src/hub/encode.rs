@@ -6,7 +6,7 @@ use tidegate_proto::v1;
 
 use super::stream::Classes;
 use crate::client;
-use crate::ids::{Epoch, SeqRange, StreamKey};
+use crate::ids::{Epoch, SeqRange};
 use crate::link::Message;
 use crate::messages::{ClassMask, ConnClass, Encoding, FrameSet, PlatformId};
 use crate::ws::{self, Deflater, OpCode, WINDOW_BITS_MAX};
@@ -14,7 +14,7 @@ use crate::ws::{self, Deflater, OpCode, WINDOW_BITS_MAX};
 /// What a batch frame says beside its messages.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BatchHead<'a> {
-    pub stream: &'a StreamKey,
+    pub stream: &'a str,
     pub epoch: &'a Epoch,
     /// `None`: ephemeral.
     pub range: Option<SeqRange>,

@@ -18,7 +18,7 @@ impl Hub {
     /// Seqs up to `upto` exist that have not arrived.
     pub(super) fn missing(&mut self, idx: StreamIdx, upto: Seq) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        let heal = stream.pending().heal.get_or_insert(Heal { target: upto, step: HealStep::WaitsForRoom });
+        let heal = stream.make_pending().heal.get_or_insert(Heal { target: upto, step: HealStep::WaitsForRoom });
         heal.target = heal.target.max(upto);
         self.resume_heal(idx);
     }
@@ -27,7 +27,7 @@ impl Hub {
     pub(super) fn healed(&mut self, idx: StreamIdx) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
         let received = stream.received;
-        let Some(pending) = stream.pending.as_mut() else { return };
+        let Some(pending) = stream.pending_mut() else { return };
         if pending.heal.is_some_and(|heal| heal.target <= received) {
             pending.heal = None;
             self.retries.extend(pending.blocked.drain(..));
@@ -37,7 +37,7 @@ impl Hub {
     pub(super) fn resume_heal(&mut self, idx: StreamIdx) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
         let serial = stream.serial;
-        let Some(pending) = stream.pending.as_mut() else { return };
+        let Some(pending) = stream.pending_mut() else { return };
         let has_room = pending.durable_bytes + PAGE_BYTES_MAX <= WINDOW_BYTES_MAX
             && pending.durable.len() + PULL_MESSAGES_MAX as usize <= WINDOW_MESSAGES_MAX;
         if let Some(heal) = pending.heal.as_mut().filter(|heal| heal.step == HealStep::WaitsForRoom && has_room) {
@@ -50,9 +50,10 @@ impl Hub {
         while self.link.up && self.heals_asked < HEALS_ASKED_MAX {
             let Some((idx, serial)) = self.heal_queue.pop_front() else { return };
             let corr = self.next_corr;
+            let Some(key) = self.streams.key(idx) else { continue };
             let Some(stream) = self.streams.current(idx, serial) else { continue };
-            let (received, abandoned) = (stream.received, stream.members.is_empty());
-            let Some(heal) = stream.pending.as_mut().and_then(|pending| pending.heal.as_mut()) else { continue };
+            let (received, epoch, abandoned) = (stream.received, stream.epoch.clone(), !stream.has_members());
+            let Some(heal) = stream.pending_mut().and_then(|pending| pending.heal.as_mut()) else { continue };
             if heal.step != HealStep::Queued {
                 continue;
             }
@@ -63,8 +64,8 @@ impl Hub {
             }
             heal.step = HealStep::Asked(corr);
             let op = LinkOp::Pull {
-                stream: stream.key.clone(),
-                epoch: Some(stream.epoch.clone()),
+                stream: key,
+                epoch: Some(epoch),
                 after: received,
                 since_ts: None,
                 limit: PULL_MESSAGES_MAX,
@@ -86,7 +87,7 @@ impl Hub {
     ) {
         self.heals_asked = self.heals_asked.saturating_sub(1);
         let Some(stream) = self.streams.current(idx, serial) else { return };
-        let heal = stream.pending.as_mut().and_then(|pending| pending.heal.as_mut());
+        let heal = stream.pending_mut().and_then(|pending| pending.heal.as_mut());
         let Some(heal) = heal.filter(|heal| heal.step == HealStep::Asked(corr)) else { return };
         // Nothing asks again while this answer is being worked on.
         heal.step = HealStep::Queued;
@@ -122,7 +123,7 @@ impl Hub {
         self.take_durable(now, idx, pulled.range, pulled.messages);
         let Some(stream) = self.streams.at_mut(idx) else { return };
         let progressed = stream.received > before;
-        let Some(heal) = stream.pending.as_mut().and_then(|pending| pending.heal.as_mut()) else { return };
+        let Some(heal) = stream.pending_mut().and_then(|pending| pending.heal.as_mut()) else { return };
         if progressed {
             heal.step = HealStep::WaitsForRoom;
             self.resume_heal(idx);
@@ -135,7 +136,7 @@ impl Hub {
     fn retry_heal_later(&mut self, now: Now, idx: StreamIdx) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
         let serial = stream.serial;
-        if let Some(heal) = stream.pending.as_mut().and_then(|pending| pending.heal.as_mut()) {
+        if let Some(heal) = stream.pending_mut().and_then(|pending| pending.heal.as_mut()) {
             heal.step = HealStep::Queued;
             let at = now + Duration::from_millis(HEAL_RETRY_MS);
             self.timers.push(Reverse(Timer { at, stream: idx, serial, kind: TimerKind::Heal }));
@@ -157,8 +158,8 @@ impl Hub {
     /// The stream's history began anew: `(first − 1, base]` is what exists of it, and what follows `base` will arrive.
     pub(super) fn new_epoch(&mut self, now: Now, idx: StreamIdx, epoch: Epoch, first: Seq, base: Seq) {
         self.flush(now, idx);
+        self.streams.set_epoch(idx, &epoch);
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        stream.epoch = epoch;
         stream.first = first;
         self.stats.new_epochs += 1;
         self.jump(idx, base);
@@ -170,7 +171,7 @@ impl Hub {
         self.tails.remove(&mut self.streams, idx);
         let Some(stream) = self.streams.at_mut(idx) else { return };
         (stream.received, stream.flushed) = (seq, seq);
-        if let Some(pending) = stream.pending.as_mut() {
+        if let Some(pending) = stream.pending_mut() {
             pending.durable.clear();
             pending.durable_bytes = 0;
             pending.heal = None;
@@ -181,10 +182,10 @@ impl Hub {
 
     fn gap_all(&mut self, idx: StreamIdx, gap: GapAll) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        if stream.members.is_empty() {
+        if !stream.has_members() {
             return;
         }
-        let waiting = &mut stream.pending().gap_all;
+        let waiting = &mut stream.make_pending().gap_all;
         *waiting = Some(match *waiting {
             Some(earlier) if !gap.new_epoch => GapAll { from: earlier.from.min(gap.from), ..earlier },
             _ => gap,
@@ -195,8 +196,8 @@ impl Hub {
 
     /// A gap for all takes its turn behind the running fan-out: a member that this has not reached yet stands lower.
     pub(super) fn send_gap_all(&mut self, idx: StreamIdx) {
-        let Some(stream) = self.streams.at_mut(idx).filter(|stream| stream.running == 0) else { return };
-        let Some(gap) = stream.pending.as_mut().and_then(|pending| pending.gap_all.take()) else { return };
+        let Some(stream) = self.streams.at_mut(idx).filter(|stream| !stream.is_running()) else { return };
+        let Some(gap) = stream.pending_mut().and_then(|pending| pending.gap_all.take()) else { return };
         let (flushed, new_epoch) = (stream.flushed, gap.new_epoch);
         stream.drop_empty_pending();
         self.command_members(idx, || ToShard::GapAll { stream: idx, from: gap.from, flushed, new_epoch });

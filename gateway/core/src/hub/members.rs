@@ -16,7 +16,7 @@ use crate::messages::{ConnClass, ToShard};
 impl Hub {
     pub(super) fn member_left(&mut self, now: Now, shard: ShardId, idx: StreamIdx) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        if stream.members.remove(shard, 1) {
+        if stream.remove_members(shard, 1) {
             self.stats.memberships = self.stats.memberships.saturating_sub(1);
         }
         self.linger_if_idle(now, idx);
@@ -24,15 +24,15 @@ impl Hub {
 
     pub(super) fn linger_if_idle(&mut self, now: Now, idx: StreamIdx) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        if stream.members.is_empty() && stream.holds == 0 {
+        if !stream.has_members() && stream.holds == 0 {
             stream.classes = Classes::default();
             if stream.has_unsent() {
                 self.flush(now, idx);
             }
         }
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        if stream.is_idle() && !stream.lingering {
-            stream.lingering = true;
+        if stream.is_idle() && !stream.is_lingering() {
+            stream.set_lingering(true);
             let until = now + Duration::from_millis(self.config.linger_ms.into());
             self.lingering.push_back((until, idx, stream.serial));
         }
@@ -40,7 +40,7 @@ impl Hub {
 
     pub(super) fn lingered(&mut self, now: Now, idx: StreamIdx, serial: u32) {
         let Some(stream) = self.streams.current(idx, serial) else { return };
-        stream.lingering = false;
+        stream.set_lingering(false);
         if !stream.is_idle() {
             self.linger_if_idle(now, idx);
             return;
@@ -49,7 +49,7 @@ impl Hub {
         if let Some(stream) = self.streams.remove(idx)
             && self.link.up
         {
-            self.to_link.push_back(ToLink::Forget { stream: stream.key });
+            self.to_link.push_back(ToLink::Forget { stream });
         }
     }
 
@@ -58,12 +58,13 @@ impl Hub {
         let jitter = self.config.gap_jitter_ms;
         let pull_after_ms = self.jitter_ms(jitter);
         let Some(stream) = self.streams.at(idx) else { return };
-        let waiting = stream.pending.as_ref().and_then(|pending| pending.gap_all);
+        let waiting = stream.pending().and_then(|pending| pending.gap_all);
         if waiting.is_some_and(|gap| gap.new_epoch) {
             // `from` is a place of the epoch that ended; the shard asks again when it hears of the new one.
             return;
         }
-        let gap = gap_frame(&stream.key, &stream.epoch, from, stream.flushed, stream.flushed, pull_after_ms);
+        let key = self.streams.key_text(idx);
+        let gap = gap_frame(key, &stream.epoch, from, stream.flushed, stream.flushed, pull_after_ms);
         let frame = self.encoder.single(class, &gap);
         self.stats.gaps += 1;
         self.send(conn.shard, ToShard::Gap { conn: conn.conn, stream: idx, from, frame });
@@ -110,7 +111,7 @@ impl Hub {
 
     fn live_inbox(&self, uid: &Uid) -> Option<StreamIdx> {
         let idx = self.streams.find(&uid.inbox())?;
-        self.streams.at(idx).filter(|stream| !stream.members.is_empty()).map(|_| idx)
+        self.streams.at(idx).filter(|stream| stream.has_members()).map(|_| idx)
     }
 
     /// Makes the user's connections members at F. Until a shard says how many it added, as many count as its members that
@@ -118,19 +119,20 @@ impl Hub {
     pub(super) fn invite(&mut self, uid: &Uid, idx: StreamIdx) {
         let Some(inbox) = self.live_inbox(uid) else { return };
         let Some((classes, shards)) = self.streams.at(inbox).map(|inbox| {
-            let shards: smallvec::SmallVec<[(ShardId, u32); 8]> = inbox.members.shards().collect();
+            let shards: smallvec::SmallVec<[(ShardId, u32); 8]> = inbox.members().collect();
             (inbox.classes, shards)
         }) else {
             return;
         };
+        let key = self.streams.key_text(idx).to_owned();
         let Some(stream) = self.streams.at_mut(idx) else { return };
         stream.classes.merge(classes);
         let flushed = stream.flushed;
-        let joined = v1::Joined { stream: stream.key.to_string(), epoch: stream.epoch.to_string(), head: flushed.0 };
+        let joined = v1::Joined { stream: key, epoch: stream.epoch.to_string(), head: flushed.0 };
         let frames = self.encoder.shared(classes, &notice(Body::Joined(joined)));
         for (shard, candidates) in shards {
-            stream.members.add(shard, candidates);
-            stream.pending().invites.push_back((shard, candidates));
+            stream.add_members(shard, candidates);
+            stream.make_pending().invites.push_back((shard, candidates));
             self.stats.memberships += u64::from(candidates);
             let frames = frames.clone();
             self.to_shard.push_back((shard, ToShard::Invite { inbox, stream: idx, flushed, frames }));
@@ -139,14 +141,24 @@ impl Hub {
 
     pub(super) fn invited(&mut self, now: Now, shard: ShardId, idx: StreamIdx, added: u32) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        let invites = &mut stream.pending().invites;
+        let invites = &mut stream.make_pending().invites;
         let Some(at) = invites.iter().position(|(invited, _)| *invited == shard) else { return };
         let counted = invites.remove(at).map_or(0, |(_, candidates)| candidates);
-        stream.members.add(shard, added);
-        stream.members.remove(shard, counted);
+        stream.add_members(shard, added);
+        stream.remove_members(shard, counted);
         stream.drop_empty_pending();
         self.stats.memberships = (self.stats.memberships + u64::from(added)).saturating_sub(counted.into());
         self.linger_if_idle(now, idx);
+    }
+
+    /// The stream is no more. What arrived before that still leaves for everybody.
+    pub(super) fn dismissed(&mut self, now: Now, idx: StreamIdx) {
+        self.flush(now, idx);
+        let Some(stream) = self.streams.at(idx) else { return };
+        let key = self.streams.key_text(idx).to_owned();
+        let left = v1::Left { stream: key, seq: stream.received.0, reason: "dismissed".to_owned() };
+        let frames = self.encoder.shared(stream.classes, &notice(Body::Left(left)));
+        self.command_members(idx, || ToShard::Dismiss { stream: idx, frames: frames.clone() });
     }
 
     /// The user ceased to be a member by the record at `seq`. What arrived before it still leaves for everybody; nothing

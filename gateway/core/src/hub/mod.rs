@@ -137,7 +137,7 @@ impl Hub {
     /// Poll both queues afterwards.
     pub fn handle_shard(&mut self, now: Now, item: ToHub) {
         match item {
-            ToHub::Connected { conn, hello } => self.connected(conn, hello),
+            ToHub::Connected { conn, connection_id, hello } => self.connected(conn, connection_id, hello),
             ToHub::Request { conn, id, who, op, memberships } => self.request(now, conn, id, who, op, &memberships),
             ToHub::Left { conn, streams, class: _ } => {
                 for idx in streams {

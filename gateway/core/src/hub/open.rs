@@ -34,6 +34,7 @@ pub(super) struct PendingOpen {
 pub(super) enum OpenKind {
     Connect {
         conn: ConnRef,
+        connection_id: Box<str>,
         hello: Box<Hello>,
     },
     Join {
@@ -98,9 +99,9 @@ impl PendingOpen {
     }
 
     /// Whether the client brought a cursor for the stream.
-    fn names(&self, key: &StreamKey) -> bool {
+    fn names(&self, key: &str) -> bool {
         match &self.kind {
-            OpenKind::Connect { hello, .. } => hello.cursors.iter().any(|(named, _)| named == key),
+            OpenKind::Connect { hello, .. } => hello.cursors.iter().any(|(named, _)| named.as_str() == key),
             OpenKind::Join { cursor, .. } => cursor.is_some(),
             OpenKind::Invite { .. } => false,
         }
@@ -126,7 +127,7 @@ impl PendingOpen {
 }
 
 impl Hub {
-    pub(super) fn connected(&mut self, conn: ConnRef, hello: Box<Hello>) {
+    pub(super) fn connected(&mut self, conn: ConnRef, connection_id: Box<str>, hello: Box<Hello>) {
         self.stats.connects += 1;
         self.encoder.note_platform(hello.class.platform);
         if self.opens.len() >= OPENS_MAX {
@@ -135,7 +136,8 @@ impl Hub {
             return;
         }
         let uid = hello.uid.clone();
-        self.begin_open(PendingOpen::new(uid, OpenKind::Connect { conn, hello }, Stage::Waiting));
+        let kind = OpenKind::Connect { conn, connection_id, hello };
+        self.begin_open(PendingOpen::new(uid, kind, Stage::Waiting));
     }
 
     pub(super) fn disconnected(&mut self, conn: ConnRef, uid: Uid, connection_id: Box<str>) {
@@ -183,10 +185,11 @@ impl Hub {
 
     /// What control would answer, if this node knows it.
     fn local_entry(&self, idx: StreamIdx, uid: &Uid, cursor: Option<&Cursor>) -> Option<Entry> {
-        let stream = self.streams.at(idx).filter(|stream| self.speaks_for(stream, uid))?;
+        let stream = self.streams.at(idx).filter(|_| self.speaks_for(idx, uid))?;
+        let is_inbox = self.streams.key(idx).is_some_and(|key| key.kind() == StreamKind::Inbox);
         let start = match cursor {
             // Without a cursor an inbox starts at the device's mark, which control knows.
-            None if stream.key.kind() == StreamKind::Inbox => return None,
+            None if is_inbox => return None,
             None => stream.received,
             Some(cursor) if cursor.epoch == stream.epoch && stream.tail_covers(cursor.seq) => cursor.seq,
             Some(_) => return None,
@@ -260,8 +263,10 @@ impl Hub {
     pub(super) fn opened(&mut self, now: Now, opened: Opened) {
         let Opened { corr, stream, result } = opened;
         if corr == 0 {
-            if let (Ok(stands), Some(idx)) = (result, self.streams.find(&stream)) {
-                self.reconcile(now, idx, &stands);
+            match (result, self.streams.find(&stream)) {
+                (Ok(stands), Some(idx)) => self.reconcile(now, idx, &stands),
+                (Err(error), Some(idx)) if error.code == ErrorCode::NotFound => self.dismissed(now, idx),
+                _ => {}
             }
             return;
         }
@@ -301,11 +306,11 @@ impl Hub {
                 idx
             }
             None if self.streams.len() >= STREAMS_MAX => return None,
-            None => self.streams.insert(key.clone(), stands.epoch.clone(), stands.head, stands.first),
+            None => self.streams.insert(key, &stands.epoch, stands.head, stands.first),
         };
         let stream = self.streams.at_mut(idx)?;
-        stream.open_group = stands.open_group;
-        let seeds = stream.tail.is_none() && stream.received == stands.head;
+        stream.set_open_group(stands.open_group);
+        let seeds = stream.tail().is_none() && stream.received == stands.head;
         if let Some(page) = stands.page.as_ref().filter(|page| seeds && !page.is_empty()) {
             self.tails.extend(&mut self.streams, idx, stands.start, page.iter());
         }
@@ -331,9 +336,9 @@ impl Hub {
             return;
         }
         let OpenedStream { epoch, head, start, recovered, page, listed, open_group, .. } = stands;
+        let floats = open_group && start == head && !open.names(self.streams.key_text(idx));
         let Some(stream) = self.streams.at_mut(idx) else { return };
         stream.holds += 1;
-        let floats = open_group && start == head && !open.names(&stream.key);
         open.entries.push(Entry { idx, epoch, head, start: start.min(head), recovered, page, listed, floats });
     }
 
@@ -400,10 +405,10 @@ impl Hub {
         }
         let Some(stream) = self.streams.at_mut(idx) else { return false };
         // Behind a gap for all the shards do not stand at F yet.
-        let gap_waits = stream.pending.as_ref().is_some_and(|pending| pending.gap_all.is_some());
-        let below = start > stream.flushed && (stream.running > 0 || stream.healing());
+        let gap_waits = stream.pending().is_some_and(|pending| pending.gap_all.is_some());
+        let below = start > stream.flushed && (stream.is_running() || stream.healing());
         if gap_waits || below {
-            stream.pending().blocked.push(corr);
+            stream.make_pending().blocked.push(corr);
         }
         gap_waits || below
     }
@@ -414,7 +419,9 @@ impl Hub {
         let held: SmallVec<[StreamIdx; 8]> = entries.iter().map(|entry| entry.idx).collect();
         match kind {
             _ if gone => {}
-            OpenKind::Connect { conn, hello } => self.finish_connect(conn, *hello, entries, errors),
+            OpenKind::Connect { conn, connection_id, hello } => {
+                self.finish_connect(conn, connection_id, *hello, entries, errors);
+            }
             OpenKind::Join { conn, id, who, rejoins, .. } => {
                 self.finish_join(conn, id, &who, rejoins, entries, errors);
             }
@@ -426,7 +433,7 @@ impl Hub {
         }
         if !gone {
             for (stream, epoch, seq) in late {
-                if !held.iter().any(|idx| self.streams.at(*idx).is_some_and(|s| s.key == stream)) {
+                if !held.iter().any(|idx| self.streams.key_text(*idx) == stream.as_str()) {
                     self.membership_began(uid.clone(), stream, epoch, seq);
                 }
             }
@@ -439,6 +446,7 @@ impl Hub {
     fn finish_connect(
         &mut self,
         conn: ConnRef,
+        connection_id: Box<str>,
         hello: Hello,
         entries: Vec<Entry>,
         errors: Vec<(StreamKey, LinkError)>,
@@ -449,7 +457,7 @@ impl Hub {
         let states = plans.iter().zip(&listed).filter(|(_, listed)| **listed);
         let states = states.filter_map(|(plan, _)| self.state(plan.idx, Some(plan.recovered))).collect();
         let session = v1::Session {
-            connection_id: hello.connection_id.to_string(),
+            connection_id: connection_id.to_string(),
             uid: hello.uid.to_string(),
             gateway: self.config.gateway.to_string(),
             ping_interval_ms: hello.ping_interval_ms,
@@ -469,7 +477,7 @@ impl Hub {
             let frame = self.encoder.single(hello.class, &left);
             self.direct(conn, Direct { conn: conn.conn, frame, finishes: None, reached: None, recovers: None });
         }
-        let Hello { uid, device, platform_name: platform, connection_id, .. } = hello;
+        let Hello { uid, device, platform_name: platform, .. } = hello;
         self.presence(ToLink::Online { uid, device, platform, connection_id });
     }
 
@@ -511,7 +519,7 @@ impl Hub {
     pub(super) fn state(&self, idx: StreamIdx, recovered: Option<Recovered>) -> Option<v1::StreamState> {
         let stream = self.streams.at(idx)?;
         let stands = Head { epoch: stream.epoch.clone(), head: stream.received, first: stream.first };
-        Some(stream_state(&stream.key, &stands, recovered))
+        Some(stream_state(self.streams.key_text(idx), &stands, recovered))
     }
 }
 

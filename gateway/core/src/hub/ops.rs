@@ -5,7 +5,6 @@ use tidegate_proto::v1;
 
 use super::encode::sees;
 use super::open::OpenKind;
-use super::stream::Stream;
 use super::tail::message_bytes;
 use super::{Hub, REQUESTS_MAX, SYNC_STREAMS_MAX};
 use crate::client::errors::ErrorCode;
@@ -117,7 +116,7 @@ impl Hub {
     }
 
     fn is_stream(&self, idx: StreamIdx, key: &StreamKey) -> bool {
-        self.streams.at(idx).is_some_and(|stream| stream.key == *key)
+        self.streams.key_text(idx) == key.as_str()
     }
 
     fn ask(
@@ -150,7 +149,8 @@ impl Hub {
             return;
         }
         let Some(stream) = self.streams.at(idx).filter(|stream| upto <= stream.flushed) else { return };
-        let op = LinkOp::Ack { stream: stream.key.clone(), epoch: Some(stream.epoch.clone()), seq: upto };
+        let Some(key) = self.streams.key(idx) else { return };
+        let op = LinkOp::Ack { stream: key, epoch: Some(stream.epoch.clone()), seq: upto };
         let corr = self.corr();
         self.requests.insert(corr, Asked::Nobody);
         self.to_link.push_back(ToLink::Request { corr, uid: Some(who.uid), device: who.device, op });
@@ -188,13 +188,15 @@ impl Hub {
     }
 
     /// Whether this node may answer for control: the user's own inbox or an open group, of which nothing is missing here.
-    pub(super) fn speaks_for(&self, stream: &Stream, uid: &Uid) -> bool {
-        let allowed = match stream.key.kind() {
-            StreamKind::Inbox => stream.key.name() == uid.as_str(),
-            StreamKind::Group => stream.open_group,
+    pub(super) fn speaks_for(&self, idx: StreamIdx, uid: &Uid) -> bool {
+        let Some(stream) = self.streams.at(idx) else { return false };
+        let Some(key) = self.streams.key(idx) else { return false };
+        let allowed = match key.kind() {
+            StreamKind::Inbox => key.name() == uid.as_str(),
+            StreamKind::Group => stream.is_open_group(),
             StreamKind::Conversation => false,
         };
-        let sound = stream.pending.as_ref().is_none_or(|pending| pending.heal.is_none() && pending.gap_all.is_none());
+        let sound = stream.pending().is_none_or(|pending| pending.heal.is_none() && pending.gap_all.is_none());
         allowed && sound && self.link.up
     }
 
@@ -208,7 +210,7 @@ impl Hub {
         limit: u32,
     ) -> Option<Result<Pulled, LinkError>> {
         let idx = self.streams.find(key)?;
-        let stream = self.streams.at(idx).filter(|stream| self.speaks_for(stream, &who.uid))?;
+        let stream = self.streams.at(idx).filter(|_| self.speaks_for(idx, &who.uid))?;
         let (head, first) = (stream.received, stream.first);
         if epoch.is_some_and(|epoch| *epoch != stream.epoch) {
             let stands = Some(Head { epoch: stream.epoch.clone(), head, first });
@@ -220,7 +222,7 @@ impl Hub {
         }
         let mut messages = Vec::new();
         let (mut bytes, mut upto) = (0, head);
-        for message in stream.tail.iter().flat_map(|tail| tail.above(after)) {
+        for message in stream.tail().into_iter().flat_map(|tail| tail.above(after)) {
             bytes += message_bytes(message);
             if messages.len() == limit as usize || (bytes > PAGE_BYTES_MAX && !messages.is_empty()) {
                 upto = messages.last().map_or(after, |last: &crate::link::Message| last.seq);
@@ -299,7 +301,9 @@ fn answer(asker: &Asker, ok: LinkOk) -> v1::ServerFrame {
 
 fn head_answer(id: u32, heads: Vec<(StreamKey, Result<Head, LinkError>)>) -> v1::ServerFrame {
     match heads.into_iter().next() {
-        Some((stream, Ok(head))) => ok_frame(id, Some(v1::ok::Result::Head(stream_state(&stream, &head, None)))),
+        Some((stream, Ok(head))) => {
+            ok_frame(id, Some(v1::ok::Result::Head(stream_state(stream.as_str(), &head, None))))
+        }
         Some((_, Err(error))) => link_error_frame(id, &error),
         None => error_frame(id, ErrorCode::NotFound, "no such stream"),
     }
@@ -316,7 +320,7 @@ fn sync_answer(asker: &Asker, heads: &[(StreamKey, Result<Head, LinkError>)]) ->
         let expired = head.epoch != cursor.epoch || cursor.seq.next() < head.first;
         let recovered = if expired { Recovered::Expired } else { Recovered::Partial };
         let moved = head.epoch != cursor.epoch || head.head > cursor.seq;
-        moved.then(|| stream_state(stream, head, Some(recovered)))
+        moved.then(|| stream_state(stream.as_str(), head, Some(recovered)))
     });
     let streams: Vec<_> = changed.by_ref().take(SYNC_STREAMS_MAX).collect();
     let more = changed.next().is_some();

@@ -66,24 +66,24 @@ impl Hub {
         let jitter = self.config.gap_jitter_ms;
         let pull_after_ms = if matches!(step, Step::Gap { .. }) { self.jitter_ms(jitter) } else { 0 };
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        stream.members.add(conn.shard, 1);
+        stream.add_members(conn.shard, 1);
         stream.classes.note(class);
-        let flushed = stream.flushed;
+        let (flushed, head, epoch) = (stream.flushed, stream.received, stream.epoch.clone());
+        let key = self.streams.key_text(idx);
         let frame = match &step {
             Step::Nothing => None,
             Step::Batch { after, messages } => {
                 let range = Some(SeqRange { after: *after, upto: flushed });
-                let head = BatchHead { stream: &stream.key, epoch: &stream.epoch, range };
+                let head = BatchHead { stream: key, epoch: &epoch, range };
                 Some(self.encoder.recovery(class, head, messages.iter().map(|message| &*message.body)))
             }
             Step::Gap { from } => {
                 self.stats.gaps += 1;
-                let head = stream.received;
-                let gap = gap_frame(&stream.key, &stream.epoch, *from, flushed, head, pull_after_ms);
+                let gap = gap_frame(key, &epoch, *from, flushed, head, pull_after_ms);
                 Some(self.encoder.single(class, &gap))
             }
         };
-        let inbox = stream.key == uid.inbox();
+        let inbox = key.strip_prefix("u:") == Some(uid.as_str());
         let gapped = matches!(step, Step::Gap { .. });
         self.stats.memberships += 1;
         if let Some(frame) = frame {
@@ -121,7 +121,7 @@ fn between(stream: &Stream, entry: &Entry, class: ConnClass, budget: &mut usize)
         from = entry.head;
     }
     if from < flushed {
-        let tail = stream.tail.as_ref().filter(|_| stream.tail_covers(from))?;
+        let tail = stream.tail().filter(|_| stream.tail_covers(from))?;
         if !tail.above(from).take_while(|message| message.seq <= flushed).all(&mut take) {
             return None;
         }

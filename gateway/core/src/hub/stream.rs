@@ -1,24 +1,29 @@
 //! One live stream, and the table of all of them.
 //!
 //! An inbox exists per connected user, so a quiet stream is small: everything that only a busy stream needs is boxed in
-//! [`Pending`] or in its [`Tail`] and freed when it has nothing to say.
+//! [`Extra`] and freed when it has nothing to say, keys stand in a table of texts, and streams share the text of their epoch.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
+use std::time::Duration;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
-use smallvec::SmallVec;
+use hashbrown::HashSet;
 
+use super::WINDOW_MS_MAX;
 use super::tail::Tail;
+use crate::chunks::Chunks;
 use crate::ids::{Epoch, Now, Seq, ShardId, StreamIdx, StreamKey};
+use crate::index::Index;
 use crate::link::{Corr, Message};
 use crate::messages::{ConnClass, Encoding, PlatformId};
+use crate::texts::{TextId, Texts};
 
 /// Knowledge about a stream that has members here, or had some a moment ago.
 #[derive(Debug)]
 pub(super) struct Stream {
-    pub key: StreamKey,
+    key: TextId,
+    pub window: WindowEnd,
     pub epoch: Epoch,
     /// R: everything up to here has arrived, without a hole.
     pub received: Seq,
@@ -26,21 +31,44 @@ pub(super) struct Stream {
     pub flushed: Seq,
     /// Oldest seq still stored, as control last said.
     pub first: Seq,
-    /// Nothing leaves before this moment, unless the window is full.
-    pub window_end: Now,
-    pub members: Members,
     pub classes: Classes,
-    pub pending: Option<Box<Pending>>,
-    pub tail: Option<Box<Tail>>,
+    extra: Option<Box<Extra>>,
+    /// Memberships of the shard `home`. A stream with members on others too has these in [`Extra`].
+    at_home: u32,
+    home: ShardId,
+    pub fanout: FanoutState,
     /// Tells this stream from an earlier one with the same index.
     pub serial: u32,
     /// Opens and invitations that will add members soon.
     pub holds: u32,
-    /// Shards that have not yet reported the end of the running fan-out.
-    pub running: u16,
-    pub open_group: bool,
-    pub lingering: bool,
 }
+
+const _: () = assert!(size_of::<Option<Stream>>() == 72);
+
+/// Memberships of one shard.
+#[derive(Clone, Copy, Debug)]
+struct Members {
+    count: u32,
+    shard: ShardId,
+}
+
+/// The shards at work, and two facts in the bits that they leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct FanoutState(u16);
+
+/// What few streams have. Dropped as soon as all of it is empty.
+#[derive(Debug, Default)]
+struct Extra {
+    pending: Option<Box<Pending>>,
+    tail: Option<Box<Tail>>,
+    /// Memberships of further shards.
+    more: Vec<Members>,
+}
+
+/// The moment before which nothing leaves, unless the window is full: in whole milliseconds, of which 32 bits are kept. A
+/// stream that was quiet for just 49.7 days may hold its first message back for one window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct WindowEnd(u32);
 
 /// What only a stream with something unfinished has.
 #[derive(Debug, Default)]
@@ -93,38 +121,34 @@ impl Pending {
     }
 }
 
-/// Memberships per shard. Two shards fit inline, which is what an inbox has.
-#[derive(Debug, Default)]
-pub(super) struct Members(SmallVec<[(ShardId, u32); 2]>);
+const MS: u64 = 1_000_000;
+/// Fewer epochs than this are not worth a sweep.
+const EPOCHS_SWEPT_MIN: usize = 64;
 
-impl Members {
-    pub fn add(&mut self, shard: ShardId, count: u32) {
-        match self.0.iter_mut().find(|(s, _)| *s == shard) {
-            Some((_, n)) => *n += count,
-            None if count > 0 => self.0.push((shard, count)),
-            None => {}
-        }
+impl WindowEnd {
+    /// A window that begins now.
+    pub fn after(now: Now, window: Duration) -> WindowEnd {
+        WindowEnd(((now + window).0 / MS) as u32)
     }
 
-    /// Returns false if the shard had fewer, which breaks the counting rule of `messages`.
-    pub fn remove(&mut self, shard: ShardId, count: u32) -> bool {
-        let Some(at) = self.0.iter().position(|(s, n)| *s == shard && *n >= count) else { return false };
-        self.0[at].1 -= count;
-        if self.0[at].1 == 0 {
-            self.0.swap_remove(at);
-            if self.0.is_empty() {
-                self.0 = SmallVec::new();
-            }
-        }
-        true
+    /// When it ends; `None`: it has ended.
+    pub fn still(self, now: Now) -> Option<Now> {
+        let now_ms = now.0 / MS;
+        let left = self.0.wrapping_sub(now_ms as u32);
+        (1..=WINDOW_MS_MAX).contains(&left).then(|| Now((now_ms + u64::from(left)) * MS))
+    }
+}
+
+impl FanoutState {
+    const OPEN_GROUP: u16 = 1 << 15;
+    const LINGERING: u16 = 1 << 14;
+
+    fn shards(self) -> u16 {
+        self.0 & (Self::LINGERING - 1)
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub fn shards(&self) -> impl Iterator<Item = (ShardId, u32)> + '_ {
-        self.0.iter().copied()
+    fn set(&mut self, flag: u16, on: bool) {
+        self.0 = if on { self.0 | flag } else { self.0 & !flag };
     }
 }
 
@@ -163,67 +187,186 @@ impl Classes {
 }
 
 impl Stream {
-    pub fn new(key: StreamKey, epoch: Epoch, head: Seq, first: Seq, serial: u32) -> Stream {
+    fn new(key: TextId, epoch: Epoch, head: Seq, first: Seq, serial: u32) -> Stream {
         Stream {
             key,
+            window: WindowEnd::default(),
             epoch,
             received: head,
             flushed: head,
             first,
-            window_end: Now(0),
-            members: Members::default(),
             classes: Classes::default(),
-            pending: None,
-            tail: None,
+            extra: None,
+            at_home: 0,
+            home: ShardId(0),
+            fanout: FanoutState::default(),
             serial,
             holds: 0,
-            running: 0,
-            open_group: false,
-            lingering: false,
         }
     }
 
-    pub fn pending(&mut self) -> &mut Pending {
-        self.pending.get_or_insert_default()
+    pub fn pending(&self) -> Option<&Pending> {
+        self.extra.as_ref()?.pending.as_deref()
+    }
+
+    pub fn pending_mut(&mut self) -> Option<&mut Pending> {
+        self.extra.as_mut()?.pending.as_deref_mut()
+    }
+
+    pub fn make_pending(&mut self) -> &mut Pending {
+        self.extra.get_or_insert_default().pending.get_or_insert_default()
     }
 
     pub fn drop_empty_pending(&mut self) {
-        if self.pending.as_ref().is_some_and(|pending| pending.is_empty()) {
-            self.pending = None;
+        if let Some(extra) = &mut self.extra
+            && extra.pending.as_ref().is_some_and(|pending| pending.is_empty())
+        {
+            extra.pending = None;
+            self.trim();
         }
+    }
+
+    pub fn tail(&self) -> Option<&Tail> {
+        self.extra.as_ref()?.tail.as_deref()
+    }
+
+    pub fn tail_mut(&mut self) -> Option<&mut Tail> {
+        self.extra.as_mut()?.tail.as_deref_mut()
+    }
+
+    pub fn make_tail(&mut self, make: impl FnOnce() -> Tail) -> &mut Tail {
+        self.extra.get_or_insert_default().tail.get_or_insert_with(|| Box::new(make()))
+    }
+
+    pub fn take_tail(&mut self) -> Option<Box<Tail>> {
+        let tail = self.extra.as_mut()?.tail.take();
+        self.trim();
+        tail
+    }
+
+    pub fn add_members(&mut self, shard: ShardId, count: u32) {
+        if count == 0 {
+            return;
+        }
+        if self.at_home == 0 {
+            self.home = shard;
+        }
+        if self.home == shard {
+            self.at_home += count;
+            return;
+        }
+        let more = &mut self.extra.get_or_insert_default().more;
+        match more.iter_mut().find(|members| members.shard == shard) {
+            Some(members) => members.count += count,
+            None => more.push(Members { count, shard }),
+        }
+    }
+
+    /// Returns false if the shard had fewer, which breaks the counting rule of `messages`.
+    pub fn remove_members(&mut self, shard: ShardId, count: u32) -> bool {
+        let more = self.extra.as_mut().map_or(&mut [][..], |extra| &mut extra.more);
+        let of_shard = if self.home == shard {
+            Some(&mut self.at_home)
+        } else {
+            more.iter_mut().find(|members| members.shard == shard).map(|members| &mut members.count)
+        };
+        let Some(of_shard) = of_shard.filter(|of_shard| **of_shard >= count) else { return false };
+        *of_shard -= count;
+        if let Some(extra) = &mut self.extra {
+            extra.more.retain(|members| members.count > 0);
+            if self.at_home == 0
+                && let Some(other) = extra.more.pop()
+            {
+                (self.home, self.at_home) = (other.shard, other.count);
+            }
+            self.trim();
+        }
+        true
+    }
+
+    pub fn has_members(&self) -> bool {
+        self.at_home > 0
+    }
+
+    /// Memberships per shard.
+    pub fn members(&self) -> impl Iterator<Item = (ShardId, u32)> + '_ {
+        let more = self.extra.as_ref().map_or(&[][..], |extra| &extra.more);
+        let home = self.has_members().then_some((self.home, self.at_home));
+        home.into_iter().chain(more.iter().map(|members| (members.shard, members.count)))
+    }
+
+    /// Shards that have not yet reported the end of the running fan-out.
+    pub fn is_running(&self) -> bool {
+        self.fanout.shards() > 0
+    }
+
+    /// One more shard is at work.
+    pub fn begin_on_shard(&mut self) {
+        self.fanout.0 += 1;
+    }
+
+    /// Returns whether no shard is at work any more.
+    pub fn end_on_shard(&mut self) -> bool {
+        self.fanout.0 -= u16::from(self.is_running());
+        !self.is_running()
+    }
+
+    pub fn is_open_group(&self) -> bool {
+        self.fanout.0 & FanoutState::OPEN_GROUP != 0
+    }
+
+    pub fn set_open_group(&mut self, on: bool) {
+        self.fanout.set(FanoutState::OPEN_GROUP, on);
+    }
+
+    pub fn is_lingering(&self) -> bool {
+        self.fanout.0 & FanoutState::LINGERING != 0
+    }
+
+    pub fn set_lingering(&mut self, on: bool) {
+        self.fanout.set(FanoutState::LINGERING, on);
     }
 
     /// Nobody here wants it and nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.members.is_empty() && self.holds == 0 && self.running == 0
+        !self.has_members() && self.holds == 0 && !self.is_running()
     }
 
     pub fn healing(&self) -> bool {
-        self.pending.as_ref().is_some_and(|pending| pending.heal.is_some())
+        self.pending().is_some_and(|pending| pending.heal.is_some())
     }
 
     pub fn has_unsent(&self) -> bool {
-        self.flushed < self.received || self.pending.as_ref().is_some_and(|pending| !pending.ephemeral.is_empty())
+        self.flushed < self.received || self.pending().is_some_and(|pending| !pending.ephemeral.is_empty())
     }
 
     /// Where a connection that brings `seq` can be brought up to date from: the hot tail reaches back to it.
     pub fn tail_covers(&self, seq: Seq) -> bool {
-        let reaches = match &self.tail {
+        let reaches = match self.tail() {
             Some(tail) => tail.after,
             None => self.received,
         };
         reaches <= seq && seq <= self.received
     }
+
+    fn trim(&mut self) {
+        let empty = |extra: &Extra| extra.pending.is_none() && extra.tail.is_none() && extra.more.is_empty();
+        if self.extra.as_deref().is_some_and(empty) {
+            self.extra = None;
+        }
+    }
 }
 
-const CHUNK: usize = 1_024;
-
-/// Live streams by index and by key. Storage grows in chunks, so that growth neither copies nor doubles.
+/// Live streams by index and by key.
 #[derive(Debug)]
 pub(super) struct Streams {
-    chunks: Vec<Vec<Option<Stream>>>,
+    streams: Chunks<Option<Stream>>,
     free: Vec<StreamIdx>,
-    by_key: HashTable<StreamIdx>,
+    by_key: Index,
+    keys: Texts,
+    /// Epochs of live streams: nearly all of them have the same. Those of streams that are gone are swept out now and then.
+    epochs: HashSet<Epoch, FixedState>,
+    sweep_epochs_at: usize,
     hasher: FixedState,
     next_serial: u32,
 }
@@ -231,9 +374,12 @@ pub(super) struct Streams {
 impl Streams {
     pub fn new(seed: u64) -> Streams {
         Streams {
-            chunks: Vec::new(),
+            streams: Chunks::default(),
             free: Vec::new(),
-            by_key: HashTable::new(),
+            by_key: Index::default(),
+            keys: Texts::default(),
+            epochs: HashSet::with_hasher(FixedState::with_seed(seed)),
+            sweep_epochs_at: EPOCHS_SWEPT_MIN,
             hasher: FixedState::with_seed(seed),
             next_serial: 1,
         }
@@ -244,17 +390,26 @@ impl Streams {
     }
 
     pub fn find(&self, key: &StreamKey) -> Option<StreamIdx> {
-        let hash = self.hasher.hash_one(key);
-        self.by_key.find(hash, |idx| slot(&self.chunks, *idx).is_some_and(|s| s.key == *key)).copied()
+        let name = key.as_str().as_bytes();
+        let is = |at| self.at(StreamIdx(at)).is_some_and(|stream| self.keys.bytes(stream.key) == name);
+        self.by_key.find(self.hasher.hash_one(name), is).map(StreamIdx)
     }
 
     pub fn at(&self, idx: StreamIdx) -> Option<&Stream> {
-        slot(&self.chunks, idx)
+        self.streams.at(idx.0 as usize)?.as_ref()
     }
 
     pub fn at_mut(&mut self, idx: StreamIdx) -> Option<&mut Stream> {
-        let index = idx.0 as usize;
-        self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)?.as_mut()
+        self.streams.at_mut(idx.0 as usize)?.as_mut()
+    }
+
+    /// Empty for a stream that is not live.
+    pub fn key_text(&self, idx: StreamIdx) -> &str {
+        self.at(idx).map_or("", |stream| self.keys.text(stream.key))
+    }
+
+    pub fn key(&self, idx: StreamIdx) -> Option<StreamKey> {
+        self.key_text(idx).parse().ok()
     }
 
     /// A stream by index and serial, for timers and questions that may have outlived it.
@@ -263,100 +418,143 @@ impl Streams {
     }
 
     /// The key must not be live yet.
-    pub fn insert(&mut self, key: StreamKey, epoch: Epoch, head: Seq, first: Seq) -> StreamIdx {
+    pub fn insert(&mut self, key: &StreamKey, epoch: &Epoch, head: Seq, first: Seq) -> StreamIdx {
         let serial = self.next_serial;
         self.next_serial = self.next_serial.wrapping_add(1);
-        let hash = self.hasher.hash_one(&key);
-        let stream = Stream::new(key, epoch, head, first, serial);
-        let idx = match self.free.pop() {
+        let epoch = self.share_epoch(epoch);
+        let stream = Stream::new(self.keys.insert(&[key.as_str()]), epoch, head, first, serial);
+        let at = match self.free.pop() {
             Some(idx) => {
-                self.chunks[idx.0 as usize / CHUNK][idx.0 as usize % CHUNK] = Some(stream);
-                idx
+                if let Some(place) = self.streams.at_mut(idx.0 as usize) {
+                    *place = Some(stream);
+                }
+                idx.0
             }
-            None => self.push(stream),
+            None => self.streams.push(Some(stream)) as u32,
         };
-        let (chunks, hasher) = (&self.chunks, &self.hasher);
-        self.by_key.insert_unique(hash, idx, |idx| {
-            hasher.hash_one(&slot(chunks, *idx).expect("every index in the table is live").key)
-        });
-        idx
+        let (streams, keys, hasher) = (&self.streams, &self.keys, &self.hasher);
+        let hash_of = |at: u32| {
+            let stream = streams.at(at as usize).and_then(Option::as_ref);
+            hasher.hash_one(stream.map_or(&[][..], |stream| keys.bytes(stream.key)))
+        };
+        self.by_key.insert(hash_of(at), at, hash_of);
+        StreamIdx(at)
     }
 
-    fn push(&mut self, stream: Stream) -> StreamIdx {
-        if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        let chunk = self.chunks.len() - 1;
-        self.chunks[chunk].push(Some(stream));
-        StreamIdx((chunk * CHUNK + self.chunks[chunk].len() - 1) as u32)
-    }
-
-    pub fn remove(&mut self, idx: StreamIdx) -> Option<Stream> {
-        let index = idx.0 as usize;
-        let stream = self.chunks.get_mut(index / CHUNK)?.get_mut(index % CHUNK)?.take()?;
-        let hash = self.hasher.hash_one(&stream.key);
-        if let Ok(entry) = self.by_key.find_entry(hash, |other| *other == idx) {
-            entry.remove();
-        }
+    /// Forgets the stream and returns its key.
+    pub fn remove(&mut self, idx: StreamIdx) -> Option<StreamKey> {
+        let key = self.key(idx)?;
+        let stream = self.streams.at_mut(idx.0 as usize)?.take()?;
+        self.by_key.remove(self.hasher.hash_one(key.as_str().as_bytes()), idx.0);
+        self.keys.remove(stream.key);
         self.free.push(idx);
-        Some(stream)
+        Some(key)
     }
 
-    /// All live streams by index.
-    pub fn iter(&self) -> impl Iterator<Item = (StreamIdx, &Stream)> {
-        self.chunks
-            .iter()
-            .flatten()
-            .enumerate()
-            .filter_map(|(index, stream)| stream.as_ref().map(|stream| (StreamIdx(index as u32), stream)))
+    pub fn set_epoch(&mut self, idx: StreamIdx, epoch: &Epoch) {
+        let epoch = self.share_epoch(epoch);
+        if let Some(stream) = self.at_mut(idx) {
+            stream.epoch = epoch;
+        }
     }
-}
 
-fn slot(chunks: &[Vec<Option<Stream>>], idx: StreamIdx) -> Option<&Stream> {
-    let index = idx.0 as usize;
-    chunks.get(index / CHUNK)?.get(index % CHUNK)?.as_ref()
+    /// The key of every live stream.
+    pub fn all_keys(&self) -> impl Iterator<Item = StreamKey> {
+        let live = self.streams.iter().flatten();
+        live.filter_map(|stream| self.keys.text(stream.key).parse().ok())
+    }
+
+    fn share_epoch(&mut self, epoch: &Epoch) -> Epoch {
+        if let Some(shared) = self.epochs.get(epoch) {
+            return shared.clone();
+        }
+        if self.epochs.len() >= self.sweep_epochs_at {
+            self.epochs.retain(|epoch| epoch.shares() > 1);
+            self.sweep_epochs_at = EPOCHS_SWEPT_MIN.max(2 * self.epochs.len());
+        }
+        self.epochs.insert(epoch.clone());
+        epoch.clone()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The struct, the allocations of key and epoch (two counters and the text, rounded up by the allocator) and the
-    /// stream's share of the table of keys.
+    fn key(n: u32) -> StreamKey {
+        format!("u:{n}").parse().expect("valid")
+    }
+
+    /// The struct, its key in a block of the table of texts, and its share of the index of keys, at worst.
     #[test]
-    fn a_quiet_inbox_costs_about_200_bytes() {
-        let key = (16 + "u:alice-1234567".len()).next_multiple_of(16);
-        let epoch = (16 + "k3f9".len()).next_multiple_of(16);
-        let table = 2 * (size_of::<StreamIdx>() + 1);
-        assert_eq!(size_of::<Option<Stream>>(), 128);
-        assert!(size_of::<Option<Stream>>() + key + epoch + table <= 202);
+    fn a_quiet_inbox_costs_little_more_than_a_hundred_bytes() {
+        let key = (1 + "u:lt123456789-199999".len()).next_multiple_of(8);
+        let index = (size_of::<StreamIdx>() + 1) * 16 / 7;
+        assert!(size_of::<Option<Stream>>() + key + index <= 107);
     }
 
     #[test]
     fn an_index_is_found_by_key_until_removed_and_then_reused_with_another_serial() {
         let mut streams = Streams::new(7);
-        let key = |n: u32| format!("u:{n}").parse::<StreamKey>().expect("valid");
-        let epoch = Epoch("e".into());
-        let all: Vec<_> = (0..3_000).map(|n| streams.insert(key(n), epoch.clone(), Seq(0), Seq(1))).collect();
+        let epoch = Epoch::from("e");
+        let all: Vec<_> = (0..3_000).map(|n| streams.insert(&key(n), &epoch, Seq(0), Seq(1))).collect();
         assert_eq!(streams.len(), 3_000);
         assert_eq!(streams.find(&key(2_047)), Some(all[2_047]));
         let serial = streams.at(all[5]).expect("live").serial;
-        assert!(streams.remove(all[5]).is_some());
+        assert_eq!(streams.remove(all[5]), Some(key(5)));
         assert_eq!(streams.find(&key(5)), None);
-        let again = streams.insert(key(5), epoch, Seq(9), Seq(1));
+        let again = streams.insert(&key(5), &epoch, Seq(9), Seq(1));
         assert_eq!(again, all[5]);
         assert!(streams.current(again, serial).is_none());
-        assert_eq!(streams.iter().count(), 3_000);
+        assert_eq!(streams.all_keys().count(), 3_000);
     }
 
     #[test]
-    fn removing_more_members_than_there_are_is_refused() {
-        let mut members = Members::default();
-        members.add(ShardId(1), 2);
-        assert!(members.remove(ShardId(1), 1));
-        assert!(!members.remove(ShardId(1), 2));
-        assert!(!members.remove(ShardId(2), 1));
-        assert!(members.remove(ShardId(1), 1));
-        assert!(members.is_empty());
+    fn streams_share_the_text_of_an_epoch_and_those_of_gone_streams_do_not_pile_up() {
+        let mut streams = Streams::new(7);
+        let one = streams.insert(&key(1), &Epoch::from("e"), Seq(0), Seq(1));
+        let two = streams.insert(&key(2), &Epoch::from("e"), Seq(0), Seq(1));
+        assert_eq!(streams.at(one).map(|stream| stream.epoch.shares()), Some(3));
+        streams.set_epoch(two, &Epoch::from("f"));
+        assert_eq!(streams.at(one).map(|stream| stream.epoch.shares()), Some(2));
+        for n in 0..10_000 {
+            let idx = streams.insert(&key(7), &Epoch::from(format!("e{n}")), Seq(0), Seq(1));
+            assert!(streams.remove(idx).is_some());
+        }
+        assert!(streams.epochs.len() <= EPOCHS_SWEPT_MIN);
+        assert_eq!(streams.at(one).map(|stream| stream.epoch.as_str()), Some("e"));
+    }
+
+    #[test]
+    fn members_are_counted_on_every_shard() {
+        let mut streams = Streams::new(7);
+        let idx = streams.insert(&key(1), &Epoch::from("e"), Seq(0), Seq(1));
+        let stream = streams.at_mut(idx).expect("live");
+        stream.add_members(ShardId(1), 2);
+        assert!(stream.remove_members(ShardId(1), 1));
+        assert!(!stream.remove_members(ShardId(1), 2), "fewer are left");
+        assert!(!stream.remove_members(ShardId(2), 1));
+        stream.add_members(ShardId(2), 5);
+        stream.add_members(ShardId(3), 1);
+        assert!(stream.remove_members(ShardId(1), 1));
+        let mut left: Vec<_> = stream.members().collect();
+        left.sort_unstable();
+        assert_eq!(left, [(ShardId(2), 5), (ShardId(3), 1)]);
+        assert!(stream.remove_members(ShardId(2), 5) && stream.remove_members(ShardId(3), 1));
+        assert!(!stream.has_members() && stream.extra.is_none());
+    }
+
+    #[test]
+    fn a_window_ends_at_its_millisecond_also_where_the_count_wraps() {
+        let wrap = (1 << 32) * MS;
+        for begin in [0, 5 * MS + 300_000, wrap - 20 * MS, wrap - 50 * MS] {
+            let end = begin / MS * MS + 50 * MS;
+            let window = WindowEnd::after(Now(begin), Duration::from_millis(50));
+            assert_eq!(window.still(Now(begin)), Some(Now(end)));
+            assert_eq!(window.still(Now(end - 1)), Some(Now(end)));
+            assert_eq!(window.still(Now(end)), None);
+            assert_eq!(window.still(Now(end + 3_600_000 * MS)), None);
+            assert_eq!(WindowEnd::after(Now(begin), Duration::ZERO).still(Now(begin)), None);
+        }
     }
 }

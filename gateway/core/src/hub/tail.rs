@@ -68,9 +68,9 @@ impl Tails {
         }
         self.unlink(streams, idx);
         let Some(stream) = streams.at_mut(idx) else { return };
-        let tail = stream.tail.get_or_insert_with(|| {
+        let tail = stream.make_tail(|| {
             self.bytes += OVERHEAD_BYTES;
-            Box::new(Tail { after, messages: VecDeque::new(), bytes: OVERHEAD_BYTES, older: None, newer: None })
+            Tail { after, messages: VecDeque::new(), bytes: OVERHEAD_BYTES, older: None, newer: None }
         });
         let before = tail.bytes;
         for message in messages {
@@ -94,7 +94,7 @@ impl Tails {
 
     /// The stream's tail was read.
     pub fn touch(&mut self, streams: &mut Streams, idx: StreamIdx) {
-        if self.newest != Some(idx) && streams.at(idx).is_some_and(|stream| stream.tail.is_some()) {
+        if self.newest != Some(idx) && streams.at(idx).is_some_and(|stream| stream.tail().is_some()) {
             self.unlink(streams, idx);
             self.link_newest(streams, idx);
         }
@@ -102,7 +102,7 @@ impl Tails {
 
     pub fn remove(&mut self, streams: &mut Streams, idx: StreamIdx) {
         self.unlink(streams, idx);
-        if let Some(tail) = streams.at_mut(idx).and_then(|stream| stream.tail.take()) {
+        if let Some(tail) = streams.at_mut(idx).and_then(|stream| stream.take_tail()) {
             self.bytes -= tail.bytes;
         }
     }
@@ -137,7 +137,7 @@ fn cost(message: &Message) -> u64 {
 }
 
 fn tail_of(streams: &mut Streams, idx: StreamIdx) -> Option<&mut Tail> {
-    streams.at_mut(idx)?.tail.as_deref_mut()
+    streams.at_mut(idx)?.tail_mut()
 }
 
 fn set(streams: &mut Streams, idx: StreamIdx, change: impl FnOnce(&mut Tail)) {
@@ -162,7 +162,7 @@ mod tests {
 
     fn stream(streams: &mut Streams, name: &str) -> StreamIdx {
         let key: StreamKey = name.parse().expect("valid");
-        streams.insert(key, Epoch("e".into()), Seq(0), Seq(1))
+        streams.insert(&key, &Epoch::from("e"), Seq(0), Seq(1))
     }
 
     #[test]
@@ -173,7 +173,7 @@ mod tests {
         for seq in 1..=5 {
             tails.extend(&mut streams, idx, Seq(seq - 1), [message(seq)].iter());
         }
-        let tail = streams.at(idx).and_then(|s| s.tail.as_ref()).expect("has a tail");
+        let tail = streams.at(idx).and_then(|s| s.tail()).expect("has a tail");
         assert_eq!(tail.after, Seq(2));
         assert_eq!(tail.above(Seq(3)).map(|m| m.seq.0).collect::<Vec<_>>(), [4, 5]);
     }
@@ -189,7 +189,7 @@ mod tests {
         }
         tails.touch(&mut streams, all[0]);
         tails.extend(&mut streams, all[3], Seq(0), [message(1)].iter());
-        let kept: Vec<bool> = all.iter().map(|idx| streams.at(*idx).is_some_and(|s| s.tail.is_some())).collect();
+        let kept: Vec<bool> = all.iter().map(|idx| streams.at(*idx).is_some_and(|s| s.tail().is_some())).collect();
         assert_eq!(kept, [true, false, true, true]);
         for idx in all {
             tails.remove(&mut streams, idx);

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 
 use super::encode::BatchHead;
-use super::stream::{Pending, Stream};
+use super::stream::{Pending, Stream, WindowEnd};
 use super::tail::message_bytes;
 use super::{FRAME_BYTES_MAX, Hub, Timer, TimerKind, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX};
 use crate::hub::EPHEMERAL_MAX;
@@ -53,12 +53,12 @@ impl Hub {
         }
         self.healed(idx);
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        if stream.members.is_empty() {
+        if !stream.has_members() {
             self.flush(now, idx);
             return;
         }
         if !messages.is_empty() {
-            let pending = stream.pending();
+            let pending = stream.make_pending();
             pending.durable_bytes += messages.iter().map(message_bytes).sum::<usize>();
             pending.durable.extend(messages);
         }
@@ -68,10 +68,10 @@ impl Hub {
     fn take_ephemeral(&mut self, now: Now, idx: StreamIdx, messages: Vec<Message>) {
         self.stats.ephemeral_received += messages.len() as u64;
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        if stream.members.is_empty() || messages.is_empty() {
+        if !stream.has_members() || messages.is_empty() {
             return;
         }
-        let waiting = &mut stream.pending().ephemeral;
+        let waiting = &mut stream.make_pending().ephemeral;
         waiting.extend(messages);
         let excess = waiting.len().saturating_sub(EPHEMERAL_MAX);
         waiting.drain(..excess);
@@ -82,26 +82,27 @@ impl Hub {
     /// Leaves at once after a quiet window or when the window is full, otherwise at its end.
     fn leave_or_wait(&mut self, now: Now, idx: StreamIdx) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        if stream.running > 0 {
+        if stream.is_running() {
             return;
         }
-        let armed = stream.pending.as_ref().is_some_and(|pending| pending.timer_armed);
-        let full = stream.pending.as_ref().is_some_and(|pending| pending.durable_bytes >= WINDOW_BYTES_MAX / 2);
-        if full || (now >= stream.window_end && !armed) {
+        let still = stream.window.still(now);
+        let armed = stream.pending().is_some_and(|pending| pending.timer_armed);
+        let full = stream.pending().is_some_and(|pending| pending.durable_bytes >= WINDOW_BYTES_MAX / 2);
+        if full || (still.is_none() && !armed) {
             self.flush(now, idx);
-        } else if !armed {
-            stream.pending().timer_armed = true;
-            let timer = Timer { at: stream.window_end, stream: idx, serial: stream.serial, kind: TimerKind::Window };
+        } else if let Some(at) = still.filter(|_| !armed) {
+            stream.make_pending().timer_armed = true;
+            let timer = Timer { at, stream: idx, serial: stream.serial, kind: TimerKind::Window };
             self.timers.push(Reverse(timer));
         }
     }
 
     pub(super) fn window_ended(&mut self, now: Now, idx: StreamIdx, serial: u32) {
         let Some(stream) = self.streams.current(idx, serial) else { return };
-        if let Some(pending) = stream.pending.as_mut() {
+        if let Some(pending) = stream.pending_mut() {
             pending.timer_armed = false;
         }
-        if now >= stream.window_end {
+        if stream.window.still(now).is_none() {
             self.flush(now, idx);
         } else if stream.has_unsent() {
             // The window was flushed early and a new one began.
@@ -114,15 +115,14 @@ impl Hub {
 
     pub(super) fn fanout_done(&mut self, now: Now, idx: StreamIdx) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        stream.running = stream.running.saturating_sub(1);
-        if stream.running > 0 {
+        if !stream.end_on_shard() {
             return;
         }
         self.send_gap_all(idx);
         self.retry_blocked(idx);
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        let rest_of_split = stream.pending.as_ref().is_some_and(|pending| pending.durable_bytes >= FRAME_BYTES_MAX);
-        if rest_of_split || (stream.has_unsent() && now >= stream.window_end) {
+        let rest_of_split = stream.pending().is_some_and(|pending| pending.durable_bytes >= FRAME_BYTES_MAX);
+        if rest_of_split || (stream.has_unsent() && stream.window.still(now).is_none()) {
             self.flush(now, idx);
         } else if stream.has_unsent() {
             self.leave_or_wait(now, idx);
@@ -136,21 +136,21 @@ impl Hub {
         let window = self.window();
         let Some(stream) = self.streams.at_mut(idx) else { return };
         let flushed = stream.flushed;
-        if stream.members.is_empty() {
+        if !stream.has_members() {
             skip_to_received(stream);
         }
-        if stream.has_unsent() && stream.running == 0 {
-            stream.window_end = now + window;
+        if stream.has_unsent() && !stream.is_running() {
+            stream.window = WindowEnd::after(now, window);
         }
         while let Some(stream) = self.streams.at_mut(idx)
-            && stream.running == 0
+            && !stream.is_running()
             && stream.has_unsent()
         {
             self.send_next_frame(idx);
         }
         if let Some(stream) = self.streams.at_mut(idx) {
             if stream.flushed > flushed
-                && let Some(pending) = stream.pending.as_mut()
+                && let Some(pending) = stream.pending_mut()
             {
                 self.retries.extend(pending.blocked.drain(..));
             }
@@ -165,8 +165,9 @@ impl Hub {
         if let Some(range) = range {
             stream.flushed = range.upto;
         }
-        let head = BatchHead { stream: &stream.key, epoch: &stream.epoch, range };
-        let frames = self.encoder.batch(stream.classes, head, &messages);
+        let (classes, epoch) = (stream.classes, stream.epoch.clone());
+        let head = BatchHead { stream: self.streams.key_text(idx), epoch: &epoch, range };
+        let frames = self.encoder.batch(classes, head, &messages);
         self.stats.batches += 1;
         self.stats.batch_messages += messages.len() as u64;
         self.fan_out(idx, range, frames, messages.len() as u32);
@@ -175,24 +176,28 @@ impl Hub {
     fn fan_out(&mut self, idx: StreamIdx, range: Option<SeqRange>, frames: FrameSet, messages: u32) {
         let slice = self.config.fanout_slice;
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        let report_done = stream.members.shards().any(|(_, members)| members > slice);
-        for (shard, _) in stream.members.shards() {
+        let report_done = stream.members().any(|(_, members)| members > slice);
+        let mut shards = 0;
+        for (shard, _) in stream.members() {
             let fanout = Fanout { stream: idx, range, frames: frames.clone(), report_done, messages };
             self.to_shard.push_back((shard, ToShard::Fanout(fanout)));
-            stream.running += u16::from(report_done);
+            shards += 1;
+        }
+        if report_done {
+            (0..shards).for_each(|_| stream.begin_on_shard());
         }
     }
 
     /// The stream moved: opens that wait for it look again.
     pub(super) fn retry_blocked(&mut self, idx: StreamIdx) {
-        if let Some(pending) = self.streams.at_mut(idx).and_then(|stream| stream.pending.as_mut()) {
+        if let Some(pending) = self.streams.at_mut(idx).and_then(|stream| stream.pending_mut()) {
             self.retries.extend(pending.blocked.drain(..));
         }
     }
 
     pub(super) fn command_members(&mut self, idx: StreamIdx, command: impl Fn() -> ToShard) {
         let Some(stream) = self.streams.at(idx) else { return };
-        let shards: smallvec::SmallVec<[ShardId; 8]> = stream.members.shards().map(|(shard, _)| shard).collect();
+        let shards: smallvec::SmallVec<[ShardId; 8]> = stream.members().map(|(shard, _)| shard).collect();
         for shard in shards {
             self.send(shard, command());
         }
@@ -202,7 +207,7 @@ impl Hub {
 /// Nobody is here to get it: F follows R, and what is ephemeral is gone.
 fn skip_to_received(stream: &mut Stream) {
     stream.flushed = stream.received;
-    if let Some(pending) = stream.pending.as_mut() {
+    if let Some(pending) = stream.pending_mut() {
         pending.durable.clear();
         pending.durable_bytes = 0;
         pending.ephemeral.clear();
@@ -211,23 +216,23 @@ fn skip_to_received(stream: &mut Stream) {
 
 /// A single delivery always fits an empty window, however large it is.
 fn has_room(stream: &Stream, messages: &[Message]) -> bool {
-    let Some(pending) = stream.pending.as_ref().filter(|pending| !pending.durable.is_empty()) else { return true };
+    let Some(pending) = stream.pending().filter(|pending| !pending.durable.is_empty()) else { return true };
     let bytes = messages.iter().map(message_bytes).sum::<usize>();
     pending.durable_bytes + bytes <= WINDOW_BYTES_MAX && pending.durable.len() + messages.len() <= WINDOW_MESSAGES_MAX
 }
 
 /// The messages of the next frame and the range that they cover. Durable ones go first.
 fn next_frame(stream: &mut Stream) -> (Option<SeqRange>, Vec<Message>) {
-    let after = stream.flushed;
+    let (after, received) = (stream.flushed, stream.received);
     let mut nothing = Pending::default();
-    let pending = stream.pending.as_deref_mut().unwrap_or(&mut nothing);
-    if after < stream.received {
+    let pending = stream.pending_mut().unwrap_or(&mut nothing);
+    if after < received {
         let messages = take_bytes(&mut pending.durable);
         let taken: usize = messages.iter().map(message_bytes).sum();
         pending.durable_bytes = pending.durable_bytes.saturating_sub(taken);
         let upto = match messages.last() {
             Some(last) if !pending.durable.is_empty() => last.seq,
-            _ => stream.received,
+            _ => received,
         };
         return (Some(SeqRange { after, upto }), messages);
     }

@@ -11,11 +11,11 @@ use super::backlog::{Kind, Queued};
 use super::config::DRAINED_PER_TURN_MAX;
 use super::engine::Engine;
 use super::send_state::SendCause;
-use super::slab::{Identity, Phase, Slot, flag};
+use super::slab::{Phase, Slot, flag};
 use super::wheel::{Tick, ticks};
 use crate::client;
 use crate::driver::CloseHow;
-use crate::ids::{ConnRef, Now, StreamIdx};
+use crate::ids::{Now, StreamIdx};
 use crate::messages::{Encoding, ToHub};
 use crate::ws::close::CloseCode;
 use crate::ws::{Decoder, OpCode, close_frame, frame};
@@ -168,25 +168,20 @@ impl Engine {
 
     /// Takes the connection out of everything and tells the hub. Does nothing the second time.
     fn detach(&mut self, slot: Slot) {
-        let conn = self.conn_ref(slot);
-        let (hot, cold) = self.slab.both_mut(slot);
+        self.acks.remove(&slot);
+        let hot = self.slab.hot_mut(slot);
         hot.in_flight = None;
-        cold.acks = None;
-        let identity = std::mem::take(&mut cold.identity);
         let gaps = hot.backlog.as_mut().is_some_and(|backlog| !std::mem::take(&mut backlog.gaps).is_empty());
         if gaps {
             self.change(slot, SendCause::Healed);
             self.rest(slot);
         }
         self.leave_all(slot);
-        if identity.is_known() {
-            self.users.remove(identity.uid_text(), slot);
-            self.disconnected(conn, &identity);
-        }
+        self.disconnected(slot);
     }
 
     fn leave_all(&mut self, slot: Slot) {
-        let memberships = std::mem::take(&mut self.slab.cold_mut(slot).memberships);
+        let memberships = self.slab.take_memberships(slot);
         if memberships.is_empty() {
             return;
         }
@@ -198,9 +193,13 @@ impl Engine {
         self.todo.to_hub.push(left);
     }
 
-    fn disconnected(&mut self, conn: ConnRef, identity: &Identity) {
-        let Some(uid) = identity.uid() else { return };
-        let connection_id = identity.connection_id().into();
+    fn disconnected(&mut self, slot: Slot) {
+        self.users.remove(&self.slab, slot);
+        let uid = self.slab.identity(slot).and_then(|identity| identity.owned_uid());
+        self.slab.forget_identity(slot);
+        let Some(uid) = uid else { return };
+        let conn = self.conn_ref(slot);
+        let connection_id = self.kit.connection_ids.of(conn);
         self.todo.to_hub.push(ToHub::Disconnected { conn, uid, connection_id });
     }
 

@@ -5,7 +5,8 @@ use smallvec::SmallVec;
 use super::backlog::Gap;
 use super::engine::Engine;
 use super::fanout::Run;
-use super::slab::{Acks, Identity, Membership, Phase, Slot, flag, token};
+use super::memberships::Membership;
+use super::slab::{Acks, Phase, Slot, flag, token};
 use super::wheel::{Tick, ticks};
 use super::{Promoted, Promotion};
 use crate::client::ops::AckMode;
@@ -55,20 +56,24 @@ impl Engine {
         hello.ping_interval_ms = self.config.clamp_interval(hello.ping_interval_ms);
         let interval = self.interval(hello.ping_interval_ms);
         let tick = self.clock.tick;
+        if hello.ack_mode == AckMode::Sent {
+            self.acks.insert(slot, Acks::default());
+        }
         let (hot, cold) = self.slab.both_mut(slot);
         hot.class = hello.class;
         hot.interval = interval;
         hot.set(flag::AUTO_JOIN, hello.auto_join);
         hot.set(flag::ACK_SENT, hello.ack_mode == AckMode::Sent);
         cold.decoder = Decoder::new(params.is_some());
-        cold.acks = (hello.ack_mode == AckMode::Sent).then(Box::default);
         cold.deadline = hello.expires_in_ms.map_or(Tick::NEVER, |ms| tick.plus(ticks(ms)));
         if self.leaving.draining {
             return;
         }
-        cold.identity = Identity::new(&hello.uid, &hello.connection_id, &hello.device);
-        self.users.insert(hello.uid.as_str(), slot);
-        self.todo.to_hub.push(ToHub::Connected { conn: self.conn_ref(slot), hello });
+        self.slab.set_identity(slot, &hello.uid, &hello.device);
+        self.users.insert(&self.slab, slot);
+        let conn = self.conn_ref(slot);
+        let connection_id = self.kit.connection_ids.of(conn);
+        self.todo.to_hub.push(ToHub::Connected { conn, connection_id, hello });
     }
 
     fn open_echo(&mut self, slot: Slot, params: Option<DeflateParams>) {
@@ -76,7 +81,7 @@ impl Engine {
         hot.class = ConnClass { encoding: Encoding::Json, deflate: false, platform: PlatformId::default() };
         hot.set(flag::ECHO, true);
         cold.decoder = Decoder::new(params.is_some());
-        cold.deflate_window =
+        hot.deflate_window =
             params.map_or(0, |params| params.server_max_window_bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX));
     }
 
@@ -92,8 +97,9 @@ impl Engine {
                 self.streams.set_flushed(stream, flushed);
                 self.begin_run(driver, Run::gap_all(stream, from, new_epoch));
             }
+            ToShard::Dismiss { stream, frames } => self.begin_run(driver, Run::dismiss(stream, frames)),
             ToShard::AddMember { conn, stream, flushed, gapped, class, inbox } => {
-                match self.find_open(conn).filter(|&slot| self.slab.cold(slot).membership(stream).is_err()) {
+                match self.find_open(conn).filter(|&slot| !self.slab.is_member(slot, stream)) {
                     Some(slot) => self.add_member(slot, stream, flushed, gapped, inbox),
                     None => self.left(conn, stream, class),
                 }
@@ -136,7 +142,7 @@ impl Engine {
             self.answered(slot, id);
         }
         if let Some(stream) = direct.recovers {
-            if self.slab.cold(slot).membership(stream).is_ok() {
+            if self.slab.is_member(slot, stream) {
                 return;
             }
             self.slab.hot_mut(slot).set(flag::RECOVERED, true);
@@ -149,14 +155,12 @@ impl Engine {
 
     fn add_member(&mut self, slot: Slot, stream: StreamIdx, flushed: Seq, gapped: bool, inbox: bool) {
         let position = self.streams.add(stream, slot, flushed);
-        let (hot, cold) = self.slab.both_mut(slot);
-        if let Err(at) = cold.membership(stream) {
-            cold.memberships.insert(at, Membership { stream, position });
-        }
+        self.slab.add_membership(slot, Membership { stream, position });
+        let hot = self.slab.hot_mut(slot);
         let recovered = hot.is(flag::RECOVERED);
         hot.set(flag::RECOVERED, false);
-        if let Some(acks) = cold.acks.as_mut().filter(|_| inbox) {
-            **acks = Acks { inbox: Some(stream), reported: if recovered { Seq::ZERO } else { flushed }, ..**acks };
+        if inbox && let Some(acks) = self.acks.get_mut(&slot) {
+            *acks = Acks { inbox: Some(stream), reported: if recovered { Seq::ZERO } else { flushed }, ..*acks };
             if recovered {
                 self.todo.acks.push(slot);
             }
@@ -167,10 +171,8 @@ impl Engine {
     }
 
     /// Returns whether it was a member. The hub hears it.
-    fn remove_member(&mut self, slot: Slot, stream: StreamIdx) -> bool {
-        let cold = self.slab.cold_mut(slot);
-        let Ok(at) = cold.membership(stream) else { return false };
-        let position = cold.memberships.remove(at).position;
+    pub(super) fn remove_member(&mut self, slot: Slot, stream: StreamIdx) -> bool {
+        let Some(Membership { position, .. }) = self.slab.remove_membership(slot, stream) else { return false };
         self.take_out(stream, position);
         self.close_gap(slot, stream);
         self.left(self.slab.id(slot), stream, self.slab.hot(slot).class);
@@ -180,14 +182,7 @@ impl Engine {
     /// Takes a member out of the stream's list and tells whoever moved where it stands now.
     pub(super) fn take_out(&mut self, stream: StreamIdx, position: u32) {
         if let Some(moved) = self.streams.remove(stream, position) {
-            self.moved(moved, stream, position);
-        }
-    }
-
-    pub(super) fn moved(&mut self, slot: Slot, stream: StreamIdx, position: u32) {
-        let cold = self.slab.cold_mut(slot);
-        if let Ok(at) = cold.membership(stream) {
-            cold.memberships[at].position = position;
+            self.slab.set_position(moved, stream, position);
         }
     }
 
@@ -206,9 +201,7 @@ impl Engine {
     ) {
         let invited: SmallVec<[Slot; 8]> = self.streams.members(inbox).iter().copied().collect();
         let joins = |engine: &Engine, slot: Slot| {
-            slot != Slot::NONE
-                && engine.slab.hot(slot).is(flag::AUTO_JOIN)
-                && engine.slab.cold(slot).membership(stream).is_err()
+            slot != Slot::NONE && engine.slab.hot(slot).is(flag::AUTO_JOIN) && !engine.slab.is_member(slot, stream)
         };
         let invited: SmallVec<[Slot; 8]> = invited.into_iter().filter(|&slot| joins(self, slot)).collect();
         for &slot in &invited {
@@ -222,16 +215,15 @@ impl Engine {
     }
 
     fn expel<D: Driver>(&mut self, driver: &mut D, uid: &Uid, stream: StreamIdx, frames: &FrameSet) {
-        for slot in self.users.candidates(uid.as_str()) {
-            let same = self.slab.cold(slot).identity.uid_text() == uid.as_str();
-            if same && self.remove_member(slot, stream) {
+        for slot in self.users.of(&self.slab, uid.as_str()) {
+            if self.remove_member(slot, stream) {
                 self.send_of(driver, slot, frames);
             }
         }
     }
 
     /// Sends the connection its frame of the set, if there is one for its class.
-    fn send_of<D: Driver>(&mut self, driver: &mut D, slot: Slot, frames: &FrameSet) {
+    pub(super) fn send_of<D: Driver>(&mut self, driver: &mut D, slot: Slot, frames: &FrameSet) {
         match frames.select(self.slab.hot(slot).class) {
             Some(frame) if frame.is_empty() => {}
             Some(frame) => self.send_direct(driver, slot, frame.clone()),

@@ -66,6 +66,8 @@ pub struct ShardConfig {
     pub ping_interval_ms: u32,
     /// How long a closing connection may take over its close frame and its last bytes.
     pub close_timeout_ms: u32,
+    /// Unguessable; names of connections are made from it.
+    pub connection_id_secret: [u8; 16],
     /// A closing client that should come back is told to wait for up to so long, at random.
     pub reconnect_spread_ms: u32,
 }
@@ -82,6 +84,7 @@ impl Default for ShardConfig {
             ping_interval_max_ms: 300_000,
             ping_interval_ms: 60_000,
             close_timeout_ms: 2_000,
+            connection_id_secret: [0; 16],
             reconnect_spread_ms: 2_000,
         }
     }

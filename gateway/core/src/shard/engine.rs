@@ -6,19 +6,21 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
+use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::backlog::{Backlog, Kind};
 use super::closing::Leaving;
 use super::config::{FLIGHT_GATHER_BYTES_MAX, FLIGHT_SENDS_MAX, ShardConfig};
+use super::connection_id::ConnectionIds;
 use super::fanout::Run;
 use super::members::Streams;
-use super::slab::{Slab, Slot};
+use super::slab::{Acks, Slab, Slot};
 use super::stats::ShardStats;
 use super::wheel::{Tick, Wheel};
 use crate::driver::{CloseHow, Event};
 use crate::ids::{ConnRef, Now, ShardId};
+use crate::index::Index;
 use crate::messages::ToHub;
 use crate::ws::{Deflater, Inflater, OpCode, WINDOW_BITS_MAX, WINDOW_BITS_MIN, frame};
 
@@ -28,6 +30,7 @@ pub(super) struct Engine {
     pub clock: Clock,
     pub slab: Slab,
     pub users: Users,
+    pub acks: HashMap<Slot, Acks, FixedState>,
     pub streams: Streams,
     pub wheel: Wheel,
     pub fanouts: VecDeque<Run>,
@@ -80,6 +83,7 @@ pub(super) struct Todo {
 /// Tools that connections share.
 pub(super) struct Kit {
     pub rng: Rng,
+    pub connection_ids: ConnectionIds,
     pub ping: Bytes,
     /// By window bits.
     pub deflaters: [Option<Box<Deflater>>; (WINDOW_BITS_MAX - WINDOW_BITS_MIN) as usize + 1],
@@ -96,6 +100,7 @@ impl Engine {
             clock: Clock { now, tick },
             slab: Slab::new(config.connections_max),
             users: Users::new(seed),
+            acks: HashMap::with_hasher(FixedState::with_seed(seed)),
             streams: Streams::default(),
             wheel: Wheel::new(tick),
             fanouts: VecDeque::new(),
@@ -104,6 +109,7 @@ impl Engine {
             leaving: Leaving::default(),
             kit: Kit {
                 rng: Rng(seed),
+                connection_ids: ConnectionIds::new(config.connection_id_secret),
                 ping: frame(OpCode::Ping, b""),
                 deflaters: Default::default(),
                 spare_backlogs: Vec::new(),
@@ -179,44 +185,35 @@ impl Flight {
     }
 }
 
-/// uid → connections of this shard. Eight bytes an entry: a hash and a slot; the uid itself stands in the cold line.
+/// uid → connections of this shard; the uid itself stands in the slab.
 pub(super) struct Users {
-    table: HashTable<(u32, Slot)>,
+    index: Index,
     state: FixedState,
 }
 
 impl Users {
     fn new(seed: u64) -> Self {
-        Users { table: HashTable::new(), state: FixedState::with_seed(seed) }
+        Users { index: Index::default(), state: FixedState::with_seed(seed) }
     }
 
-    pub(super) fn insert(&mut self, uid: &str, slot: Slot) {
-        let (key, hash) = self.key(uid);
-        self.table.insert_unique(hash, (key, slot), |&(key, _)| spread(key));
+    /// The slab knows whose connection it is.
+    pub(super) fn insert(&mut self, slab: &Slab, slot: Slot) {
+        let hash_of = |at| self.state.hash_one(slab.identity(Slot(at)).map_or("", |identity| identity.uid));
+        self.index.insert(hash_of(slot.0), slot.0, hash_of);
     }
 
-    pub(super) fn remove(&mut self, uid: &str, slot: Slot) {
-        let (_, hash) = self.key(uid);
-        if let Ok(entry) = self.table.find_entry(hash, |&(_, at)| at == slot) {
-            entry.remove();
+    /// Before the slab forgets whose connection it is.
+    pub(super) fn remove(&mut self, slab: &Slab, slot: Slot) {
+        if let Some(identity) = slab.identity(slot) {
+            self.index.remove(self.state.hash_one(identity.uid), slot.0);
         }
     }
 
-    /// Connections of this user, and perhaps of another one with the same hash.
-    pub(super) fn candidates(&self, uid: &str) -> SmallVec<[Slot; 8]> {
-        let (key, hash) = self.key(uid);
-        self.table.iter_hash(hash).filter(|(of, _)| *of == key).map(|&(_, slot)| slot).collect()
+    /// Connections of this user.
+    pub(super) fn of(&self, slab: &Slab, uid: &str) -> SmallVec<[Slot; 8]> {
+        let candidates = self.index.candidates(self.state.hash_one(uid)).map(Slot);
+        candidates.filter(|slot| slab.identity(*slot).is_some_and(|identity| identity.uid == uid)).collect()
     }
-
-    fn key(&self, uid: &str) -> (u32, u64) {
-        let key = self.state.hash_one(uid) as u32;
-        (key, spread(key))
-    }
-}
-
-/// The table takes bucket bits from one end of a hash and tag bits from the other.
-fn spread(key: u32) -> u64 {
-    u64::from(key) << 32 | u64::from(key)
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014): jitter needs no more.

@@ -29,6 +29,7 @@ pub(super) struct Run {
 enum Work {
     Send { kind: Kind, frames: FrameSet, report_done: bool },
     Gap { from: Seq, new_epoch: bool },
+    Dismiss { frames: FrameSet },
 }
 
 /// What a class gets, found once per slice.
@@ -51,6 +52,11 @@ impl Run {
 
     pub(super) fn gap_all(stream: StreamIdx, from: Seq, new_epoch: bool) -> Self {
         Run { stream, next: 0, end: 0, work: Work::Gap { from, new_epoch } }
+    }
+
+    /// Ends every membership of the stream.
+    pub(super) fn dismiss(stream: StreamIdx, frames: FrameSet) -> Self {
+        Run { stream, next: 0, end: 0, work: Work::Dismiss { frames } }
     }
 }
 
@@ -99,6 +105,14 @@ impl Engine {
                     let slot = self.streams.members(run.stream)[at as usize];
                     if slot != Slot::NONE {
                         self.gap_member(slot, run.stream, from, new_epoch);
+                    }
+                }
+            }
+            Work::Dismiss { frames } => {
+                for at in run.next..until {
+                    let slot = self.streams.members(run.stream)[at as usize];
+                    if slot != Slot::NONE && self.remove_member(slot, run.stream) {
+                        self.send_of(driver, slot, frames);
                     }
                 }
             }
@@ -218,7 +232,7 @@ impl Engine {
         let mut moves: SmallVec<[(Slot, u32); 16]> = SmallVec::new();
         self.streams.end(run.stream, &mut |slot, position| moves.push((slot, position)));
         for (slot, position) in moves {
-            self.moved(slot, run.stream, position);
+            self.slab.set_position(slot, run.stream, position);
         }
         self.report_done(&run);
     }

@@ -1,217 +1,260 @@
 //! Which connections of this shard are members of which stream.
 //!
-//! Streams are named by their node-wide index; the shard keeps four bytes for each of these and an entry only for those
-//! with members here. One member is held inline.
+//! Streams are named by their node-wide index. The shard keeps sixteen bytes for each that has members here, found by a hash
+//! of the index; what other shards have costs nothing. One member is held inline, which is all that an inbox has; longer
+//! lists stand in a table beside.
 //!
 //! While a fan-out of the stream is queued or runs, it owns a prefix of the member list: newcomers are appended behind it,
 //! and who leaves becomes a tombstone, so that nobody moves under it. The list is closed up when the fan-out ends.
 
 use super::slab::Slot;
+use crate::chunks::Chunks;
 use crate::ids::{Seq, StreamIdx};
+use crate::index::Index;
 
-const ABSENT: u32 = u32::MAX;
 /// Vectors below this are not worth shrinking.
 const SHRINK_MIN: usize = 16;
+/// Bits of [`Entry::place`] above the largest seq.
+const RUNNING: u64 = 1 << 63;
+const LISTED: u64 = 1 << 62;
+const _: () = assert!(Seq::MAX.0 < LISTED);
 
 #[derive(Default)]
 pub(super) struct Streams {
-    /// Node-wide index → entry, or `ABSENT`.
-    local: Vec<u32>,
-    entries: Vec<Stream>,
+    index: Index,
+    entries: Chunks<Entry>,
     free: Vec<u32>,
+    lists: Chunks<List>,
+    free_lists: Vec<u32>,
 }
+
+/// A stream with members here.
+struct Entry {
+    /// The last seq that went to the members here, or at which the last of them was added. Above it: a fan-out is queued or
+    /// runs, and the members stand in a list.
+    place: u64,
+    stream: StreamIdx,
+    /// The only member (a tombstone under a fan-out that it left), or the list's index.
+    member: Slot,
+}
+
+pub(super) const STREAM_BYTES: usize = size_of::<Entry>();
+const _: () = assert!(STREAM_BYTES <= 16);
 
 #[derive(Default)]
-struct Stream {
-    /// The last seq that went to the members here, or at which the last of them was added.
-    flushed: Seq,
-    members: Members,
-    tombstones: u32,
-    /// A fan-out is queued or runs.
-    running: bool,
-}
-
-pub(super) const STREAM_BYTES: usize = size_of::<Stream>();
-const _: () = assert!(STREAM_BYTES <= 32);
-
-#[derive(Default)]
-enum Members {
-    #[default]
-    None,
-    One(Slot),
-    Many(Box<Many>),
-}
-
-/// Boxed, since almost every stream is an inbox with one member, and pays for the largest variant.
-struct Many {
+struct List {
     slots: Vec<Slot>,
+    tombstones: u32,
 }
 
-impl Members {
-    fn as_slice(&self) -> &[Slot] {
-        match self {
-            Members::None => &[],
-            Members::One(slot) => std::slice::from_ref(slot),
-            Members::Many(many) => &many.slots,
-        }
+impl Entry {
+    fn is(&self, flag: u64) -> bool {
+        self.place & flag != 0
     }
 
-    fn as_mut_slice(&mut self) -> &mut [Slot] {
-        match self {
-            Members::None => &mut [],
-            Members::One(slot) => std::slice::from_mut(slot),
-            Members::Many(many) => &mut many.slots,
-        }
+    fn set(&mut self, flag: u64, on: bool) {
+        self.place = if on { self.place | flag } else { self.place & !flag };
     }
 
-    fn push(&mut self, slot: Slot) {
-        match self {
-            Members::None => *self = Members::One(slot),
-            Members::One(first) => *self = Members::Many(Box::new(Many { slots: vec![*first, slot] })),
-            Members::Many(many) => many.slots.push(slot),
-        }
+    fn flushed(&self) -> Seq {
+        Seq(self.place & !(RUNNING | LISTED))
     }
 
-    fn pop(&mut self) -> Option<Slot> {
-        match self {
-            Members::None => None,
-            Members::One(slot) => {
-                let slot = *slot;
-                *self = Members::None;
-                Some(slot)
-            }
-            Members::Many(many) => {
-                let slots = &mut many.slots;
-                let last = slots.pop();
-                match slots[..] {
-                    [] => *self = Members::None,
-                    [only] => *self = Members::One(only),
-                    _ if slots.capacity() > SHRINK_MIN && slots.len() < slots.capacity() / 4 => {
-                        slots.shrink_to(slots.len() * 2);
-                    }
-                    _ => {}
-                }
-                last
-            }
-        }
+    fn set_flushed(&mut self, flushed: Seq) {
+        self.place = self.place & (RUNNING | LISTED) | flushed.0.min(Seq::MAX.0);
     }
 }
 
 impl Streams {
     /// The seq up to which the shard has been given the stream; `None`: no members here.
     pub(super) fn flushed(&self, stream: StreamIdx) -> Option<Seq> {
-        self.entry(stream).map(|entry| entry.flushed)
+        self.entry(stream).map(Entry::flushed)
     }
 
     pub(super) fn set_flushed(&mut self, stream: StreamIdx, flushed: Seq) {
         if let Some(entry) = self.entry_mut(stream) {
-            entry.flushed = flushed;
+            entry.set_flushed(flushed);
         }
     }
 
     /// Members with tombstones; [`Slot::NONE`] is one.
     pub(super) fn members(&self, stream: StreamIdx) -> &[Slot] {
-        self.entry(stream).map_or(&[], |entry| entry.members.as_slice())
+        let Some(entry) = self.entry(stream) else { return &[] };
+        if !entry.is(LISTED) {
+            return std::slice::from_ref(&entry.member);
+        }
+        self.lists.at(entry.member.0 as usize).map_or(&[], |list| &list.slots)
     }
 
     pub(super) fn is_running(&self, stream: StreamIdx) -> bool {
-        self.entry(stream).is_some_and(|entry| entry.running)
+        self.entry(stream).is_some_and(|entry| entry.is(RUNNING))
     }
 
     /// Adds a member and returns its position.
     pub(super) fn add(&mut self, stream: StreamIdx, slot: Slot, flushed: Seq) -> u32 {
-        let at = self.entry_or_insert(stream);
-        let entry = &mut self.entries[at as usize];
-        entry.flushed = flushed;
-        entry.members.push(slot);
-        entry.members.as_slice().len() as u32 - 1
+        let Some(at) = self.find(stream) else {
+            self.insert(stream, slot, flushed);
+            return 0;
+        };
+        let Streams { entries, lists, free_lists, .. } = self;
+        let Some(entry) = entries.at_mut(at) else { return 0 };
+        entry.set_flushed(flushed);
+        if !entry.is(LISTED) {
+            let tombstones = u32::from(entry.member == Slot::NONE);
+            let list = List { slots: vec![entry.member], tombstones };
+            entry.member = Slot(match free_lists.pop() {
+                Some(free) => {
+                    *lists.at_mut(free as usize).expect("freed lists stay in the table") = list;
+                    free
+                }
+                None => lists.push(list) as u32,
+            });
+            entry.set(LISTED, true);
+        }
+        let list = lists.at_mut(entry.member.0 as usize).expect("a listed stream has its list");
+        list.slots.push(slot);
+        list.slots.len() as u32 - 1
     }
 
     /// Takes out the member at `position`. Returns who stands there now, if somebody moved there.
     pub(super) fn remove(&mut self, stream: StreamIdx, position: u32) -> Option<Slot> {
-        let entry = self.entry_mut(stream)?;
-        if entry.running {
-            entry.members.as_mut_slice()[position as usize] = Slot::NONE;
-            entry.tombstones += 1;
-            return None;
-        }
-        let last = entry.members.pop()?;
-        let moved = match entry.members.as_mut_slice().get_mut(position as usize) {
-            Some(place) => {
-                *place = last;
-                Some(last)
+        let at = self.find(stream)?;
+        let entry = self.entries.at_mut(at)?;
+        match (entry.is(LISTED), entry.is(RUNNING)) {
+            (false, true) => {
+                entry.member = Slot::NONE;
+                None
             }
-            None => None,
-        };
-        self.release_if_empty(stream);
-        moved
+            (false, false) => {
+                self.release(at);
+                None
+            }
+            (true, true) => {
+                let list = self.lists.at_mut(entry.member.0 as usize)?;
+                list.slots[position as usize] = Slot::NONE;
+                list.tombstones += 1;
+                None
+            }
+            (true, false) => {
+                let list = self.lists.at_mut(entry.member.0 as usize)?;
+                let last = list.slots.pop()?;
+                let moved = list.slots.get_mut(position as usize).map(|place| std::mem::replace(place, last));
+                self.shorten(at);
+                moved.map(|_| last)
+            }
+        }
     }
 
     /// A fan-out of the present members begins; returns how many they are (with tombstones), or `None` if there are none.
     pub(super) fn begin(&mut self, stream: StreamIdx) -> Option<u32> {
         let entry = self.entry_mut(stream)?;
-        debug_assert!(!entry.running, "a fan-out began while the stream's previous one runs");
-        entry.running = true;
-        Some(entry.members.as_slice().len() as u32)
+        debug_assert!(!entry.is(RUNNING), "a fan-out began while the stream's previous one runs");
+        entry.set(RUNNING, true);
+        Some(self.members(stream).len() as u32)
     }
 
     /// The fan-out is over: closes the list up. `moved` hears the new position of everybody who moved.
     pub(super) fn end(&mut self, stream: StreamIdx, moved: &mut dyn FnMut(Slot, u32)) {
-        let Some(entry) = self.entry_mut(stream) else { return };
-        entry.running = false;
+        let Some(at) = self.find(stream) else { return };
+        let Some(entry) = self.entries.at_mut(at) else { return };
+        entry.set(RUNNING, false);
+        if !entry.is(LISTED) {
+            if entry.member == Slot::NONE {
+                self.release(at);
+            }
+            return;
+        }
+        let Some(list) = self.lists.at_mut(entry.member.0 as usize) else { return };
+        if list.tombstones > 0 {
+            list.close_up(moved);
+            self.shorten(at);
+        }
+    }
+
+    fn find(&self, stream: StreamIdx) -> Option<usize> {
+        let is = |at| self.entries.at(at as usize).is_some_and(|entry: &Entry| entry.stream == stream);
+        self.index.find(hash(stream), is).map(|at| at as usize)
+    }
+
+    fn entry(&self, stream: StreamIdx) -> Option<&Entry> {
+        self.entries.at(self.find(stream)?)
+    }
+
+    fn entry_mut(&mut self, stream: StreamIdx) -> Option<&mut Entry> {
+        let at = self.find(stream)?;
+        self.entries.at_mut(at)
+    }
+
+    fn insert(&mut self, stream: StreamIdx, member: Slot, flushed: Seq) {
+        let mut entry = Entry { place: 0, stream, member };
+        entry.set_flushed(flushed);
+        let at = match self.free.pop() {
+            Some(at) => {
+                *self.entries.at_mut(at as usize).expect("freed entries stay in the table") = entry;
+                at
+            }
+            None => self.entries.push(entry) as u32,
+        };
+        let entries = &self.entries;
+        self.index.insert(hash(stream), at, |at| entries.at(at as usize).map_or(0, |entry| hash(entry.stream)));
+    }
+
+    fn release(&mut self, at: usize) {
+        if let Some(entry) = self.entries.at_mut(at) {
+            self.index.remove(hash(entry.stream), at as u32);
+            self.free.push(at as u32);
+        }
+    }
+
+    /// Members have gone from the list: it is made smaller, or given up.
+    fn shorten(&mut self, at: usize) {
+        let Some(entry) = self.entries.at_mut(at) else { return };
+        let Some(list) = self.lists.at_mut(entry.member.0 as usize) else { return };
+        let slots = &mut list.slots;
+        match slots[..] {
+            [] | [_] => {
+                let only = slots.first().copied();
+                *list = List::default();
+                self.free_lists.push(entry.member.0);
+                entry.set(LISTED, false);
+                match only {
+                    Some(only) => entry.member = only,
+                    None => self.release(at),
+                }
+            }
+            _ if slots.capacity() > SHRINK_MIN && slots.len() < slots.capacity() / 4 => {
+                slots.shrink_to(slots.len() * 2)
+            }
+            _ => {}
+        }
+    }
+}
+
+impl List {
+    fn close_up(&mut self, moved: &mut dyn FnMut(Slot, u32)) {
         let mut at = 0;
-        while entry.tombstones > 0 && at < entry.members.as_slice().len() {
-            if entry.members.as_slice()[at] != Slot::NONE {
+        while self.tombstones > 0 && at < self.slots.len() {
+            if self.slots[at] != Slot::NONE {
                 at += 1;
                 continue;
             }
-            let Some(last) = entry.members.pop() else { break };
-            entry.tombstones -= u32::from(last == Slot::NONE);
-            if let Some(place) = entry.members.as_mut_slice().get_mut(at) {
+            let Some(last) = self.slots.pop() else { break };
+            self.tombstones -= u32::from(last == Slot::NONE);
+            if let Some(place) = self.slots.get_mut(at) {
                 *place = last;
                 if last != Slot::NONE {
-                    entry.tombstones -= 1;
+                    self.tombstones -= 1;
                     moved(last, at as u32);
                 }
             }
         }
-        entry.tombstones = 0;
-        self.release_if_empty(stream);
+        self.tombstones = 0;
     }
+}
 
-    fn entry(&self, stream: StreamIdx) -> Option<&Stream> {
-        let at = *self.local.get(stream.0 as usize)?;
-        self.entries.get(at as usize)
-    }
-
-    fn entry_mut(&mut self, stream: StreamIdx) -> Option<&mut Stream> {
-        let at = *self.local.get(stream.0 as usize)?;
-        self.entries.get_mut(at as usize)
-    }
-
-    fn entry_or_insert(&mut self, stream: StreamIdx) -> u32 {
-        let at = stream.0 as usize;
-        if at >= self.local.len() {
-            self.local.resize(at + 1, ABSENT);
-        }
-        if self.local[at] == ABSENT {
-            self.local[at] = self.free.pop().unwrap_or_else(|| {
-                self.entries.push(Stream::default());
-                self.entries.len() as u32 - 1
-            });
-        }
-        self.local[at]
-    }
-
-    fn release_if_empty(&mut self, stream: StreamIdx) {
-        let at = self.local[stream.0 as usize];
-        let entry = &mut self.entries[at as usize];
-        if !entry.running && entry.members.as_slice().is_empty() {
-            *entry = Stream::default();
-            self.local[stream.0 as usize] = ABSENT;
-            self.free.push(at);
-        }
-    }
+/// Stream indexes are dense, so a multiplication spreads them well (Knuth's, by the golden ratio).
+fn hash(stream: StreamIdx) -> u64 {
+    u64::from(stream.0).wrapping_mul(0x9E37_79B9_7F4A_7C15)
 }
 
 #[cfg(test)]

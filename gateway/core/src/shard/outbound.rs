@@ -113,7 +113,7 @@ impl Engine {
 
     /// The slow consumer's policy.
     fn keep_bound(&mut self, slot: Slot) {
-        let (hot, cold) = self.slab.both_mut(slot);
+        let (hot, memberships) = self.slab.hot_and_memberships(slot);
         let (Phase::Open, Some(backlog)) = (hot.phase, &mut hot.backlog) else { return };
         let echo = hot.flags & flag::ECHO != 0;
         let limit = if echo { ECHO_QUEUE_BYTES_MAX } else { self.config.queue_bytes_max };
@@ -129,7 +129,8 @@ impl Engine {
         let hard = if echo { limit } else { self.config.hard_queue_bytes() };
         let beyond = backlog.cost() > hard;
         // Frames from before a stream was left go without a trace.
-        backlog.gaps.retain(|gap| cold.membership(gap.stream).is_ok());
+        let is_member = |stream| memberships.iter().any(|membership| membership.stream == stream);
+        backlog.gaps.retain(|gap| is_member(gap.stream));
         let gapped = backlog.gaps.len() - gaps;
         if gapped > 0 {
             stats.gaps.add(gapped as u64);

@@ -116,13 +116,13 @@ impl Engine {
     }
 
     pub(super) fn requester(&self, slot: Slot) -> Option<Box<Requester>> {
-        let identity = &self.slab.cold(slot).identity;
-        let uid = identity.uid()?;
-        Some(Box::new(Requester { uid, device: identity.device().into(), class: self.slab.hot(slot).class }))
+        let identity = self.slab.identity(slot)?;
+        let uid = identity.owned_uid()?;
+        Some(Box::new(Requester { uid, device: identity.device.into(), class: self.slab.hot(slot).class }))
     }
 
     fn membership_streams(&self, slot: Slot) -> SmallVec<[StreamIdx; 4]> {
-        self.slab.cold(slot).memberships.iter().map(|membership| membership.stream).collect()
+        self.slab.memberships(slot).iter().map(|membership| membership.stream).collect()
     }
 
     fn refuse(&mut self, slot: Slot, id: u32, code: ErrorCode, message: &str, retry_after_ms: Option<u32>) {
@@ -138,7 +138,7 @@ impl Engine {
     }
 
     fn echo(&mut self, slot: Slot, op: OpCode, payload: &[u8]) {
-        let window_bits = self.slab.cold(slot).deflate_window;
+        let window_bits = self.slab.hot(slot).deflate_window;
         if window_bits == 0 {
             return self.enqueue_frame(slot, op, payload);
         }

@@ -1,24 +1,27 @@
 //! Connections of one shard: a generational slab of two parallel arrays.
 //!
-//! [`Hot`] is the one cache line that a fan-out touches; [`Cold`] is what its session needs. Everything rare is boxed.
+//! [`Hot`] is the one cache line that a fan-out touches; [`Cold`] is what its session needs. Everything rare is boxed, or stands
+//! in a table of its own. Names stand in a table of texts, each once.
 //! A slot is reused only after the driver has said `Closed`, under the next generation, so that neither a late completion
 //! nor a late command can reach the connection that follows.
 
 use smallvec::SmallVec;
 
 use super::backlog::Backlog;
+use super::memberships::{Long, Membership, Short};
 use super::send_state::SendState;
 use super::wheel::{Links, Tick};
 use crate::driver::{Socket, Token};
 use crate::ids::{ConnId, Seq, StreamIdx, Uid};
 use crate::messages::{ConnClass, Encoding, PlatformId};
+use crate::texts::{TextId, Texts};
 use crate::ws::Decoder;
 
 /// Tokens have 56 significant bits: 32 of index, 24 of generation.
 const GENERATION_BITS: u32 = 24;
 
 /// Index into the slab, without generation: for use inside one turn of the shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Slot(pub u32);
 
 impl Slot {
@@ -78,55 +81,36 @@ pub(super) struct Hot {
     pub flags: u8,
     /// Heartbeat interval in ticks.
     pub interval: u16,
+    /// Echo: window of compressed replies; 0: none.
+    pub deflate_window: u8,
 }
 
 /// What a session needs.
 pub(super) struct Cold {
     pub decoder: Decoder,
-    /// Sorted by stream; the inbox and one group need no heap.
-    pub memberships: SmallVec<[Membership; 2]>,
-    pub identity: Identity,
-    pub acks: Option<Box<Acks>>,
+    memberships: Short,
+    /// `uid \n device`; none for those the hub does not know.
+    identity: Option<TextId>,
     /// While open: when the token ends. While closing: when patience ends.
     pub deadline: Tick,
-    /// Echo: window of compressed replies; 0: none.
-    pub deflate_window: u8,
 }
 
+/// Who a client is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Membership {
-    pub stream: StreamIdx,
-    /// Index among the stream's members.
-    pub position: u32,
+pub(super) struct Identity<'a> {
+    pub uid: &'a str,
+    pub device: &'a str,
 }
-
-/// Of a connection with `ack_mode=sent`.
-#[derive(Debug, Default)]
-pub(super) struct Acks {
-    pub inbox: Option<StreamIdx>,
-    pub reported: Seq,
-    pub not_before: Tick,
-}
-
-/// Who a client is, in one allocation: `uid \n connection id \n device`. Empty for those the hub does not know.
-#[derive(Debug, Default)]
-pub(super) struct Identity(Box<str>);
 
 const _: () = assert!(size_of::<Hot>() == 64);
-const _: () = assert!(size_of::<Cold>() <= 80);
+const _: () = assert!(size_of::<Cold>() <= 48);
 
-/// What a quiet client costs here, with its inbox and one group: two lines, the identity (36 bytes in an allocation of 48),
-/// its place in the index of users (nine bytes in a table that is at least half full), the inbox' entry and index, and one
-/// place in the group.
+/// What a quiet client costs here, with its inbox, the group of everybody and one group more: two lines, its name (19 bytes in a
+/// block of 24), its place in the index of users (five bytes in a table that is at least 7/16 full), the inbox' entry and place
+/// in the index of streams, and one place in each group (in a list at least half full).
 const _: () = assert!(
-    size_of::<Hot>()
-        + size_of::<Cold>()
-        + 48
-        + 2 * 9
-        + super::members::STREAM_BYTES
-        + size_of::<u32>()
-        + 2 * size_of::<Slot>()
-        <= 256
+    size_of::<Hot>() + size_of::<Cold>() + 24 + 12 + super::members::STREAM_BYTES + 12 + 2 * 2 * size_of::<Slot>()
+        <= 192
 );
 
 impl Hot {
@@ -153,61 +137,36 @@ impl Hot {
             send: SendState::Idle,
             flags: 0,
             interval: 0,
+            deflate_window: 0,
         }
     }
 }
 
 impl Cold {
     fn free() -> Self {
-        Cold {
-            decoder: Decoder::new(false),
-            memberships: SmallVec::new(),
-            identity: Identity::default(),
-            acks: None,
-            deadline: Tick::NEVER,
-            deflate_window: 0,
-        }
-    }
-
-    pub(super) fn membership(&self, stream: StreamIdx) -> Result<usize, usize> {
-        self.memberships.binary_search_by_key(&stream, |membership| membership.stream)
+        Cold { decoder: Decoder::new(false), memberships: Short::EMPTY, identity: None, deadline: Tick::NEVER }
     }
 }
 
-impl Identity {
-    pub(super) fn new(uid: &Uid, connection_id: &str, device: &str) -> Self {
-        debug_assert!(!connection_id.contains('\n'), "a connection id is made by us");
-        Identity(format!("{}\n{connection_id}\n{device}", uid.as_str()).into())
+impl Identity<'_> {
+    pub(super) fn owned_uid(&self) -> Option<Uid> {
+        self.uid.parse().ok()
     }
+}
 
-    pub(super) fn is_known(&self) -> bool {
-        !self.0.is_empty()
-    }
-
-    pub(super) fn uid_text(&self) -> &str {
-        self.part(0)
-    }
-
-    pub(super) fn uid(&self) -> Option<Uid> {
-        self.uid_text().parse().ok()
-    }
-
-    pub(super) fn connection_id(&self) -> &str {
-        self.part(1)
-    }
-
-    pub(super) fn device(&self) -> &str {
-        self.part(2)
-    }
-
-    fn part(&self, n: usize) -> &str {
-        self.0.splitn(3, '\n').nth(n).unwrap_or_default()
-    }
+/// Of a connection with `ack_mode=sent`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Acks {
+    pub inbox: Option<StreamIdx>,
+    pub reported: Seq,
+    pub not_before: Tick,
 }
 
 pub(super) struct Slab {
     hot: Vec<Hot>,
     cold: Vec<Cold>,
+    long: Long,
+    texts: Texts,
     free: Vec<Slot>,
     max: usize,
 }
@@ -215,7 +174,14 @@ pub(super) struct Slab {
 impl Slab {
     /// Reserves address space for `max` connections: neither array is ever copied while it grows.
     pub(super) fn new(max: usize) -> Self {
-        Slab { hot: Vec::with_capacity(max), cold: Vec::with_capacity(max), free: Vec::new(), max }
+        Slab {
+            hot: Vec::with_capacity(max),
+            cold: Vec::with_capacity(max),
+            long: Long::default(),
+            texts: Texts::default(),
+            free: Vec::new(),
+            max,
+        }
     }
 
     /// Slots in use, in whatever phase.
@@ -238,6 +204,7 @@ impl Slab {
 
     /// The caller has disarmed the timer and taken it out of every stream.
     pub(super) fn release(&mut self, slot: Slot) {
+        self.forget_identity(slot);
         let generation = (self.hot(slot).generation + 1) & ((1 << GENERATION_BITS) - 1);
         *self.hot_mut(slot) = Hot { generation, ..Hot::free() };
         *self.cold_mut(slot) = Cold::free();
@@ -262,6 +229,54 @@ impl Slab {
 
     pub(super) fn both_mut(&mut self, slot: Slot) -> (&mut Hot, &mut Cold) {
         (&mut self.hot[slot.0 as usize], &mut self.cold[slot.0 as usize])
+    }
+
+    pub(super) fn memberships(&self, slot: Slot) -> &[Membership] {
+        self.cold(slot).memberships.as_slice(&self.long)
+    }
+
+    pub(super) fn is_member(&self, slot: Slot, stream: StreamIdx) -> bool {
+        self.cold(slot).memberships.find(&self.long, stream).is_ok()
+    }
+
+    pub(super) fn add_membership(&mut self, slot: Slot, membership: Membership) {
+        self.cold[slot.0 as usize].memberships.add(&mut self.long, membership);
+    }
+
+    pub(super) fn remove_membership(&mut self, slot: Slot, stream: StreamIdx) -> Option<Membership> {
+        self.cold[slot.0 as usize].memberships.remove(&mut self.long, stream)
+    }
+
+    pub(super) fn take_memberships(&mut self, slot: Slot) -> Vec<Membership> {
+        self.cold[slot.0 as usize].memberships.take(&mut self.long)
+    }
+
+    /// The member stands elsewhere among the stream's members now.
+    pub(super) fn set_position(&mut self, slot: Slot, stream: StreamIdx, position: u32) {
+        self.cold[slot.0 as usize].memberships.set_position(&mut self.long, stream, position);
+    }
+
+    pub(super) fn hot_and_memberships(&mut self, slot: Slot) -> (&mut Hot, &[Membership]) {
+        let memberships = self.cold[slot.0 as usize].memberships.as_slice(&self.long);
+        (&mut self.hot[slot.0 as usize], memberships)
+    }
+
+    /// `None`: the hub does not know it, or it has left.
+    pub(super) fn identity(&self, slot: Slot) -> Option<Identity<'_>> {
+        let text = self.texts.text(self.cold(slot).identity?);
+        let (uid, device) = text.split_once('\n').unwrap_or((text, ""));
+        Some(Identity { uid, device })
+    }
+
+    pub(super) fn set_identity(&mut self, slot: Slot, uid: &Uid, device: &str) {
+        self.forget_identity(slot);
+        self.cold[slot.0 as usize].identity = Some(self.texts.insert(&[uid.as_str(), "\n", device]));
+    }
+
+    pub(super) fn forget_identity(&mut self, slot: Slot) {
+        if let Some(text) = self.cold[slot.0 as usize].identity.take() {
+            self.texts.remove(text);
+        }
     }
 
     pub(super) fn id(&self, slot: Slot) -> ConnId {

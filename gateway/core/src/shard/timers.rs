@@ -114,7 +114,7 @@ impl Engine {
     }
 
     fn next_report(&self, slot: Slot) -> Tick {
-        let not_before = self.slab.cold(slot).acks.as_ref().map_or(Tick::NEVER, |acks| acks.not_before);
+        let not_before = self.acks.get(&slot).map_or(Tick::NEVER, |acks| acks.not_before);
         not_before.max(self.clock.tick.plus(1))
     }
 
@@ -122,7 +122,7 @@ impl Engine {
     fn report_sent(&mut self, slot: Slot) {
         let tick = self.clock.tick;
         let hot = self.slab.hot(slot);
-        let Some(acks) = &self.slab.cold(slot).acks else { return };
+        let Some(acks) = self.acks.get(&slot) else { return };
         if !hot.is(flag::ACK_DUE) || tick < acks.not_before {
             return;
         }
@@ -131,9 +131,8 @@ impl Engine {
         let settled = acks.inbox.is_none_or(|stream| out && !off(stream) && !self.is_fanning_out(stream));
         let upto = acks.inbox.filter(|_| settled).and_then(|stream| Some((stream, self.streams.flushed(stream)?)));
         let moved = upto.filter(|&(_, upto)| upto > acks.reported).zip(self.requester(slot));
-        let (hot, cold) = self.slab.both_mut(slot);
-        hot.set(flag::ACK_DUE, !settled);
-        let Some(acks) = &mut cold.acks else { return };
+        self.slab.hot_mut(slot).set(flag::ACK_DUE, !settled);
+        let Some(acks) = self.acks.get_mut(&slot) else { return };
         acks.not_before = tick.plus(ticks(SENT_REPORT_MS));
         if let Some(((stream, upto), who)) = moved {
             acks.reported = upto;

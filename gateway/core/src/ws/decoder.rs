@@ -45,13 +45,13 @@ pub enum Incoming<'a> {
 #[derive(Debug)]
 pub struct Decoder {
     mid: Option<Box<Mid>>,
-    /// The second in which `controls` were counted.
-    controls_second: u32,
     controls: u32,
-    deflate: bool,
+    /// The second in which `controls` were counted, 31 bits of it, and above them whether permessage-deflate was negotiated.
+    second_and_deflate: u32,
 }
 
-const _: () = assert!(size_of::<Decoder>() <= 24);
+const DEFLATE: u32 = 1 << 31;
+const _: () = assert!(size_of::<Decoder>() <= 16);
 
 /// What is unfinished.
 #[derive(Debug, Default)]
@@ -99,7 +99,7 @@ type On<'f> = &'f mut dyn FnMut(Incoming<'_>) -> ControlFlow<()>;
 impl Decoder {
     /// `deflate`: permessage-deflate was negotiated.
     pub fn new(deflate: bool) -> Self {
-        Decoder { mid: None, controls_second: 0, controls: 0, deflate }
+        Decoder { mid: None, controls: 0, second_and_deflate: if deflate { DEFLATE } else { 0 } }
     }
 
     /// Feeds received bytes, unmasking them in place, and hands out every message that they complete.
@@ -160,11 +160,12 @@ impl Decoder {
 
     fn next(&mut self, bytes: &[u8]) -> Result<Next, WsError> {
         let in_message = self.mid.as_ref().is_some_and(|mid| mid.message.is_some());
+        let deflate = self.second_and_deflate & DEFLATE != 0;
         let frame = self.mid.as_mut().map(|mid| std::mem::take(&mut mid.frame)).unwrap_or_default();
         let (mut begun, begun_len) = match frame {
             Frame::Payload { head, got, control } => return Ok(Next::Resumed { head, got, control }),
             Frame::Head { bytes, len } => (bytes, usize::from(len)),
-            Frame::None => match Head::parse(bytes, self.deflate, in_message)? {
+            Frame::None => match Head::parse(bytes, deflate, in_message)? {
                 Some((head, used)) => return Ok(Next::Begun { head, used }),
                 None => ([0; HEAD_BYTES_MAX], 0),
             },
@@ -172,7 +173,7 @@ impl Decoder {
         let taken = bytes.len().min(HEAD_BYTES_MAX - begun_len);
         let len = begun_len + taken;
         begun[begun_len..len].copy_from_slice(&bytes[..taken]);
-        match Head::parse(&begun[..len], self.deflate, in_message)? {
+        match Head::parse(&begun[..len], deflate, in_message)? {
             Some((head, size)) => Ok(Next::Begun { head, used: size - begun_len }),
             None => {
                 self.mid.get_or_insert_default().frame = Frame::Head { bytes: begun, len: len as u8 };
@@ -184,9 +185,10 @@ impl Decoder {
     /// Decides from the head alone whether the frame keeps the limits.
     fn admit(&mut self, now: Now, head: &Head, limits: &Limits) -> Result<(), WsError> {
         if head.kind.is_control() {
-            let second = (now.0 / 1_000_000_000) as u32;
-            if second != self.controls_second {
-                (self.controls_second, self.controls) = (second, 0);
+            let second = (now.0 / 1_000_000_000) as u32 & !DEFLATE;
+            if second != self.second_and_deflate & !DEFLATE {
+                self.second_and_deflate = self.second_and_deflate & DEFLATE | second;
+                self.controls = 0;
             }
             self.controls = self.controls.saturating_add(1);
             return if self.controls > limits.control_per_second_max { Err(WsError::TooManyControls) } else { Ok(()) };

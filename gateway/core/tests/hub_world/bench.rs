@@ -36,6 +36,11 @@ pub fn conn(index: u32) -> ConnRef {
     ConnRef { shard: SHARD, conn: ConnId { index, generation: 1 } }
 }
 
+/// A connection that has just been promoted.
+pub fn connected(index: u32, hello: Hello) -> ToHub {
+    ToHub::Connected { conn: conn(index), connection_id: "c".into(), hello: Box::new(hello) }
+}
+
 pub fn hello(user: &str, class: ConnClass) -> Hello {
     Hello {
         uid: uid(user),
@@ -48,7 +53,6 @@ pub fn hello(user: &str, class: ConnClass) -> Hello {
         ping_interval_ms: 60_000,
         expires_in_ms: None,
         expires_at_ms: Some(1_790_000_000_000),
-        connection_id: "c".into(),
         platform_name: "web".into(),
     }
 }
@@ -137,7 +141,7 @@ impl Bench {
 
     /// A connection with streams that stand at the given heads.
     pub fn connect(&mut self, index: u32, hello: Hello, streams: &[(&str, u64, bool)]) {
-        self.shard_says(ToHub::Connected { conn: conn(index), hello: Box::new(hello) });
+        self.shard_says(connected(index, hello));
         let corr = self.last_corr();
         self.answer_open(corr, streams);
     }

@@ -56,7 +56,7 @@ pub struct Follow {
 
 impl Follow {
     fn stand(&mut self, epoch: &str, last: u64) {
-        self.epoch = Some(Epoch(epoch.into()));
+        self.epoch = Some(Epoch::from(epoch));
         self.last = Some(last);
         self.start = last;
         self.seen.clear();
@@ -141,15 +141,15 @@ impl Client {
         follow.member = true;
         if state.recovered == "expired" {
             // A recovery from there follows, whatever was missing before. Within an epoch a client never goes back.
-            let same = follow.epoch.as_ref().is_some_and(|epoch| *epoch.0 == *state.epoch);
+            let same = follow.epoch.as_ref().is_some_and(|epoch| *epoch.as_str() == *state.epoch);
             if !same || follow.last.is_none_or(|last| last < state.first - 1) {
                 follow.stand(&state.epoch, state.first - 1);
             }
             follow.gapped = false;
         } else if let Some(epoch) = &follow.epoch {
-            assert_eq!(*epoch.0, *state.epoch, "a new epoch must be told as expired");
+            assert_eq!(*epoch.as_str(), *state.epoch, "a new epoch must be told as expired");
         } else {
-            follow.epoch = Some(Epoch(state.epoch.as_str().into()));
+            follow.epoch = Some(Epoch::from(state.epoch.as_str()));
         }
     }
 
@@ -161,7 +161,7 @@ impl Client {
         match (asked, result) {
             (Asked::Join(stream, with_cursor), Some(ok::Result::Join(state))) => {
                 let follow = self.streams.entry(stream).or_default();
-                let other_epoch = follow.epoch.as_ref().is_some_and(|epoch| *epoch.0 != *state.epoch);
+                let other_epoch = follow.epoch.as_ref().is_some_and(|epoch| *epoch.as_str() != *state.epoch);
                 if !with_cursor && (!follow.member || other_epoch) {
                     // It begins anew at a place that the server chose.
                     *follow = Follow::default();
@@ -182,7 +182,7 @@ impl Client {
         let asked = self.requests.remove(&id).expect("an answer to a request");
         let Asked::Pull(stream) = asked else { return };
         let follow = self.streams.get_mut(&stream).expect("pulled");
-        let known = follow.epoch.as_ref().is_some_and(|epoch| *epoch.0 == *error.epoch);
+        let known = follow.epoch.as_ref().is_some_and(|epoch| *epoch.as_str() == *error.epoch);
         if error.code == "EXPIRED" && !known {
             follow.stand(&error.epoch, error.first.expect("where it stands") - 1);
         }
@@ -210,7 +210,7 @@ impl Client {
         assert!(follow.member, "{uid} gets {} of {} without being a member", upto, batch.stream);
         assert!(!follow.gapped, "{uid} gets a live batch of {} inside a gap", batch.stream);
         assert_eq!(
-            follow.epoch.as_ref().map(|e| &*e.0),
+            follow.epoch.as_ref().map(|e| e.as_str()),
             Some(batch.epoch.as_str()),
             "{uid}: epoch of {}",
             batch.stream
@@ -226,7 +226,7 @@ impl Client {
         assert!(self.welcomed, "a gap before the session object");
         let stream = key(&gap.stream);
         let follow = self.streams.entry(stream.clone()).or_default();
-        if follow.epoch.as_ref().map(|epoch| &*epoch.0) != Some(gap.epoch.as_str()) || follow.last.is_none() {
+        if follow.epoch.as_ref().map(|epoch| epoch.as_str()) != Some(gap.epoch.as_str()) || follow.last.is_none() {
             follow.stand(&gap.epoch, gap.from - 1);
         }
         let last = follow.last.expect("stands somewhere");
@@ -245,7 +245,7 @@ impl Client {
 
     fn pulled(&mut self, stream: &StreamKey, pull: v1::PullResult) {
         let follow = self.streams.get_mut(stream).expect("pulled");
-        if follow.epoch.as_ref().map(|epoch| &*epoch.0) != Some(pull.epoch.as_str()) {
+        if follow.epoch.as_ref().map(|epoch| epoch.as_str()) != Some(pull.epoch.as_str()) {
             return;
         }
         let Some(last) = follow.last else { return };

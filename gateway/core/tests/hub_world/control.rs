@@ -50,7 +50,7 @@ enum Record {
 }
 
 pub fn epoch(stream: &StreamKey, number: u32) -> Epoch {
-    Epoch(format!("{}-{number}", stream.name()).into())
+    Epoch::from(format!("{}-{number}", stream.name()))
 }
 
 pub fn message(seq: u64, content: &str, platforms: &[u8]) -> Message {

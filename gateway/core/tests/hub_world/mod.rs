@@ -102,7 +102,6 @@ impl World {
             ping_interval_ms: 60_000,
             expires_in_ms: None,
             expires_at_ms: None,
-            connection_id: format!("c{who}-{}", self.generation).into(),
             platform_name: "web".into(),
         };
         let shard = who % self.shards.len();

@@ -77,7 +77,8 @@ impl Shard {
 
     pub fn connect(&mut self, id: ConnId, hello: Hello) {
         let conn = ConnRef { shard: self.id, conn: id };
-        self.out.push_back(ToHub::Connected { conn, hello: Box::new(hello.clone()) });
+        let hello_too = Box::new(hello.clone());
+        self.out.push_back(ToHub::Connected { conn, connection_id: connection_id(id), hello: hello_too });
         let conn = Conn { id, hello, members: BTreeMap::new(), slow: false, wire: VecDeque::new(), closed: false };
         self.conns.insert(id.index, conn);
     }
@@ -89,7 +90,7 @@ impl Shard {
         if !streams.is_empty() {
             self.out.push_back(ToHub::Left { conn: at, streams, class: conn.hello.class });
         }
-        let (uid, connection_id) = (conn.hello.uid, conn.hello.connection_id);
+        let (uid, connection_id) = (conn.hello.uid, connection_id(conn.id));
         self.out.push_back(ToHub::Disconnected { conn: at, uid, connection_id });
     }
 
@@ -167,6 +168,10 @@ impl Shard {
             }
             ToShard::Invite { inbox, stream, flushed, frames } => self.invite(inbox, stream, flushed, &frames),
             ToShard::Expel { uid, stream, frames } => self.expel(&uid, stream, &frames),
+            ToShard::Dismiss { stream, frames } => {
+                let users: Vec<Uid> = self.conns.values().map(|conn| conn.hello.uid.clone()).collect();
+                users.iter().for_each(|uid| self.expel(uid, stream, &frames));
+            }
             ToShard::GapAll { stream, from, flushed, new_epoch } => self.gap_all(stream, from, flushed, new_epoch),
             ToShard::Close { conn, .. } => {
                 if let Some(conn) = self.live(conn) {
@@ -298,4 +303,8 @@ impl Shard {
         let class = self.conns[&id.index].hello.class;
         self.out.push_back(ToHub::Left { conn, streams: SmallVec::from_slice(&[stream]), class });
     }
+}
+
+fn connection_id(conn: ConnId) -> Box<str> {
+    format!("c{}-{}", conn.index, conn.generation).into()
 }

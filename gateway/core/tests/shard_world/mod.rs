@@ -116,7 +116,6 @@ impl World {
             ping_interval_ms: 0,
             expires_in_ms: None,
             expires_at_ms: None,
-            connection_id: format!("conn-of-{uid}").into(),
             platform_name: "".into(),
         }
     }

@@ -38,7 +38,7 @@ fn group_message() -> v1::Message {
 fn batches_of_the_protocol() {
     let range = Some(SeqRange { after: Seq(17), upto: Seq(18) });
     let batch = |range, messages: &[v1::Message]| {
-        let bytes = encode_batch(Encoding::Json, &stream("g:42"), &epoch("k3f9"), range, messages.iter());
+        let bytes = encode_batch(Encoding::Json, "g:42", &epoch("k3f9"), range, messages.iter());
         String::from_utf8(bytes).unwrap()
     };
     assert_eq!(
@@ -161,7 +161,7 @@ fn notices_of_the_protocol() {
     let presence = v1::PresenceEvent { uid: "bob".into(), online: true, devices: vec!["web".into(), "ios".into()] };
     for (frame, expected) in [
         (
-            gap_frame(&stream("g:42"), &epoch("k3f9"), Seq(18), Seq(95), Seq(95), 370),
+            gap_frame("g:42", &epoch("k3f9"), Seq(18), Seq(95), Seq(95), 370),
             r#"{"gap":{"stream":"g:42","epoch":"k3f9","from":18,"to":95,"head":95,"pull_after_ms":370,"lazy":false}}"#,
         ),
         (
@@ -191,10 +191,10 @@ fn notices_of_the_protocol() {
         assert_eq!(text(&frame), expected);
     }
     let head = Head { epoch: epoch("k3f9"), head: Seq(18), first: Seq(1) };
-    assert_eq!(stream_state(&stream("g:42"), &head, Some(Recovered::Full)), state("full"));
-    assert_eq!(stream_state(&stream("g:42"), &head, Some(Recovered::Partial)), state("partial"));
-    assert_eq!(stream_state(&stream("g:42"), &head, Some(Recovered::Expired)), state("expired"));
-    assert_eq!(stream_state(&stream("g:42"), &head, None), state(""));
+    assert_eq!(stream_state("g:42", &head, Some(Recovered::Full)), state("full"));
+    assert_eq!(stream_state("g:42", &head, Some(Recovered::Partial)), state("partial"));
+    assert_eq!(stream_state("g:42", &head, Some(Recovered::Expired)), state("expired"));
+    assert_eq!(stream_state("g:42", &head, None), state(""));
 }
 
 fn message() -> impl Strategy<Value = v1::Message> {
@@ -266,7 +266,7 @@ proptest! {
         };
         let frame = unasked(Body::Batch(batch));
         for encoding in [Encoding::Json, Encoding::Proto] {
-            let direct = encode_batch(encoding, &stream("g:42"), &epoch("k3f9"), range, messages.iter());
+            let direct = encode_batch(encoding, "g:42", &epoch("k3f9"), range, messages.iter());
             prop_assert_eq!(direct, encode(encoding, &frame));
         }
         let read: Value = serde_json::from_slice(&encode(Encoding::Json, &frame)).unwrap();
