@@ -88,16 +88,13 @@ impl Engine {
     pub(super) fn on_command<D: Driver>(&mut self, driver: &mut D, command: ToShard) {
         match command {
             ToShard::Fanout(fanout) => {
-                if let Some(range) = fanout.range {
-                    self.streams.set_flushed(fanout.stream, range.upto);
-                }
-                self.begin_run(driver, Run::fanout(fanout));
+                let flushed = fanout.range.map(|range| range.upto);
+                self.begin_run(driver, Run::fanout(fanout), flushed);
             }
             ToShard::GapAll { stream, from, flushed, new_epoch } => {
-                self.streams.set_flushed(stream, flushed);
-                self.begin_run(driver, Run::gap_all(stream, from, new_epoch));
+                self.begin_run(driver, Run::gap_all(stream, from, new_epoch), Some(flushed));
             }
-            ToShard::Dismiss { stream, frames } => self.begin_run(driver, Run::dismiss(stream, frames)),
+            ToShard::Dismiss { stream, frames } => self.begin_run(driver, Run::dismiss(stream, frames), None),
             ToShard::AddMember { conn, stream, flushed, gapped, class, inbox } => {
                 match self.find_open(conn).filter(|&slot| !self.slab.is_member(slot, stream)) {
                     Some(slot) => self.add_member(slot, stream, flushed, gapped, inbox),

@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::backlog::{Gap, Kind};
 use super::config::FANOUT_VISITS_PER_TURN;
 use super::engine::Engine;
+use super::members::{Begun, Place};
 use super::send_state::SendState;
 use super::slab::{Slot, flag, token};
 use crate::driver::Driver;
@@ -20,6 +21,8 @@ const BLOCK: usize = 32;
 /// A fan-out under way.
 pub(super) struct Run {
     pub stream: StreamIdx,
+    /// Where the stream's members are; from the run's beginning on.
+    place: Place,
     /// Members before this one have been visited.
     next: u32,
     end: u32,
@@ -47,37 +50,39 @@ impl Run {
             Some(range) => Kind::Durable { stream, messages, range },
             None => Kind::Ephemeral { stream, messages },
         };
-        Run { stream, next: 0, end: 0, work: Work::Send { kind, frames, report_done } }
+        Run { stream, place: Place::NONE, next: 0, end: 0, work: Work::Send { kind, frames, report_done } }
     }
 
     pub(super) fn gap_all(stream: StreamIdx, from: Seq, new_epoch: bool) -> Self {
-        Run { stream, next: 0, end: 0, work: Work::Gap { from, new_epoch } }
+        Run { stream, place: Place::NONE, next: 0, end: 0, work: Work::Gap { from, new_epoch } }
     }
 
     /// Ends every membership of the stream.
     pub(super) fn dismiss(stream: StreamIdx, frames: FrameSet) -> Self {
-        Run { stream, next: 0, end: 0, work: Work::Dismiss { frames } }
+        Run { stream, place: Place::NONE, next: 0, end: 0, work: Work::Dismiss { frames } }
     }
 }
 
 impl Engine {
     /// Takes the fan-out in: it covers those who are members now. It runs when the turn comes to fan-outs.
-    pub(super) fn begin_run<D: Driver>(&mut self, driver: &mut D, mut run: Run) {
-        while self.streams.is_running(run.stream) {
+    /// `flushed`: the seq that the members stand at after it.
+    pub(super) fn begin_run<D: Driver>(&mut self, driver: &mut D, mut run: Run, flushed: Option<Seq>) {
+        loop {
+            match self.streams.begin(run.stream, flushed) {
+                Begun::Members(place, end) => {
+                    (run.place, run.end) = (place, end);
+                    return self.fanouts.push_back(run);
+                }
+                Begun::Nobody => return self.report_done(&run),
+                Begun::Running => {}
+            }
             // The hub sends another one of the stream only if it is small, or ours is: order needs no more than this.
-            let Some(at) = self.fanouts.iter().position(|other| other.stream == run.stream) else { break };
-            let Some(mut earlier) = self.fanouts.remove(at) else { break };
+            let Some(at) = self.fanouts.iter().position(|other| other.stream == run.stream) else { return };
+            let Some(mut earlier) = self.fanouts.remove(at) else { return };
             while earlier.next < earlier.end {
                 self.slice(driver, &mut earlier);
             }
             self.end_run(earlier);
-        }
-        match self.streams.begin(run.stream) {
-            Some(end) => {
-                run.end = end;
-                self.fanouts.push_back(run);
-            }
-            None => self.report_done(&run),
         }
     }
 
@@ -97,12 +102,10 @@ impl Engine {
         let until = run.end.min(run.next.saturating_add(FANOUT_SLICE_MAX));
         let visited = until - run.next;
         match &run.work {
-            Work::Send { kind, frames, .. } => {
-                self.slice_of_sends(driver, (*kind, frames), run.stream, run.next..until)
-            }
+            Work::Send { kind, frames, .. } => self.slice_of_sends(driver, (*kind, frames), run.place, run.next..until),
             &Work::Gap { from, new_epoch } => {
                 for at in run.next..until {
-                    let slot = self.streams.members(run.stream)[at as usize];
+                    let slot = self.streams.members_at(run.place)[at as usize];
                     if slot != Slot::NONE {
                         self.gap_member(slot, run.stream, from, new_epoch);
                     }
@@ -110,7 +113,7 @@ impl Engine {
             }
             Work::Dismiss { frames } => {
                 for at in run.next..until {
-                    let slot = self.streams.members(run.stream)[at as usize];
+                    let slot = self.streams.members_at(run.place)[at as usize];
                     if slot != Slot::NONE && self.remove_member(slot, run.stream) {
                         self.send_of(driver, slot, frames);
                     }
@@ -125,7 +128,7 @@ impl Engine {
         &mut self,
         driver: &mut D,
         (kind, frames): (Kind, &FrameSet),
-        stream: StreamIdx,
+        place: Place,
         members: std::ops::Range<u32>,
     ) {
         let mut classes: SmallVec<[(ConnClass, Pick); 4]> = SmallVec::new();
@@ -137,7 +140,7 @@ impl Engine {
         while at < members.end {
             let n = (members.end - at).min(BLOCK as u32) as usize;
             let block = &mut block[..n];
-            block.copy_from_slice(&self.streams.members(stream)[at as usize..at as usize + n]);
+            block.copy_from_slice(&self.streams.members_at(place)[at as usize..at as usize + n]);
             at += n as u32;
             self.warm(block);
             for &slot in &*block {
@@ -230,7 +233,7 @@ impl Engine {
 
     fn end_run(&mut self, run: Run) {
         let mut moves: SmallVec<[(Slot, u32); 16]> = SmallVec::new();
-        self.streams.end(run.stream, &mut |slot, position| moves.push((slot, position)));
+        self.streams.end(run.place, &mut |slot, position| moves.push((slot, position)));
         for (slot, position) in moves {
             self.slab.set_position(slot, run.stream, position);
         }

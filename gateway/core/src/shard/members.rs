@@ -28,6 +28,25 @@ pub(super) struct Streams {
     free_lists: Vec<u32>,
 }
 
+/// A stream's entry while a fan-out of it runs: found once, and valid until [`Streams::end`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place(u32);
+
+impl Place {
+    /// No stream's.
+    pub(super) const NONE: Place = Place(u32::MAX);
+}
+
+/// What [`Streams::begin`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Begun {
+    /// So many members, with tombstones.
+    Members(Place, u32),
+    Nobody,
+    /// The previous fan-out has to end first.
+    Running,
+}
+
 /// A stream with members here.
 struct Entry {
     /// The last seq that went to the members here, or at which the last of them was added. Above it: a fan-out is queued or
@@ -71,15 +90,13 @@ impl Streams {
         self.entry(stream).map(Entry::flushed)
     }
 
-    pub(super) fn set_flushed(&mut self, stream: StreamIdx, flushed: Seq) {
-        if let Some(entry) = self.entry_mut(stream) {
-            entry.set_flushed(flushed);
-        }
-    }
-
     /// Members with tombstones; [`Slot::NONE`] is one.
     pub(super) fn members(&self, stream: StreamIdx) -> &[Slot] {
-        let Some(entry) = self.entry(stream) else { return &[] };
+        self.find(stream).map_or(&[], |at| self.members_at(Place(at as u32)))
+    }
+
+    pub(super) fn members_at(&self, place: Place) -> &[Slot] {
+        let Some(entry) = self.entries.at(place.0 as usize) else { return &[] };
         if !entry.is(LISTED) {
             return std::slice::from_ref(&entry.member);
         }
@@ -145,17 +162,24 @@ impl Streams {
         }
     }
 
-    /// A fan-out of the present members begins; returns how many they are (with tombstones), or `None` if there are none.
-    pub(super) fn begin(&mut self, stream: StreamIdx) -> Option<u32> {
-        let entry = self.entry_mut(stream)?;
-        debug_assert!(!entry.is(RUNNING), "a fan-out began while the stream's previous one runs");
+    /// A fan-out of the present members begins. `flushed`: the seq that they stand at from here on.
+    pub(super) fn begin(&mut self, stream: StreamIdx, flushed: Option<Seq>) -> Begun {
+        let Some(at) = self.find(stream) else { return Begun::Nobody };
+        let Some(entry) = self.entries.at_mut(at) else { return Begun::Nobody };
+        if let Some(flushed) = flushed {
+            entry.set_flushed(flushed);
+        }
+        if entry.is(RUNNING) {
+            return Begun::Running;
+        }
         entry.set(RUNNING, true);
-        Some(self.members(stream).len() as u32)
+        let place = Place(at as u32);
+        Begun::Members(place, self.members_at(place).len() as u32)
     }
 
     /// The fan-out is over: closes the list up. `moved` hears the new position of everybody who moved.
-    pub(super) fn end(&mut self, stream: StreamIdx, moved: &mut dyn FnMut(Slot, u32)) {
-        let Some(at) = self.find(stream) else { return };
+    pub(super) fn end(&mut self, place: Place, moved: &mut dyn FnMut(Slot, u32)) {
+        let at = place.0 as usize;
         let Some(entry) = self.entries.at_mut(at) else { return };
         entry.set(RUNNING, false);
         if !entry.is(LISTED) {
@@ -178,11 +202,6 @@ impl Streams {
 
     fn entry(&self, stream: StreamIdx) -> Option<&Entry> {
         self.entries.at(self.find(stream)?)
-    }
-
-    fn entry_mut(&mut self, stream: StreamIdx) -> Option<&mut Entry> {
-        let at = self.find(stream)?;
-        self.entries.at_mut(at)
     }
 
     fn insert(&mut self, stream: StreamIdx, member: Slot, flushed: Seq) {

@@ -34,7 +34,7 @@ proptest! {
     fn positions_stay_true_whatever_comes_and_goes(ops in prop::collection::vec(op(), 1..300)) {
         let mut streams = Streams::default();
         let mut remembered = Remembered::default();
-        let mut snapshot: Option<Vec<Slot>> = None;
+        let mut running: Option<(Place, Vec<Slot>)> = None;
         for op in ops {
             match op {
                 Op::Toggle(n) => match remembered.0.remove(&n) {
@@ -48,21 +48,27 @@ proptest! {
                         remembered.0.insert(n, position);
                     }
                 },
-                Op::Begin if !streams.is_running(STREAM) => {
-                    snapshot = streams.begin(STREAM).map(|end| streams.members(STREAM)[..end as usize].to_vec());
+                Op::Begin => match streams.begin(STREAM, None) {
+                    Begun::Members(place, end) => {
+                        prop_assert!(running.is_none());
+                        running = Some((place, streams.members(STREAM)[..end as usize].to_vec()));
+                    }
+                    Begun::Nobody => prop_assert!(running.is_none() && remembered.0.is_empty()),
+                    Begun::Running => prop_assert!(running.is_some()),
+                },
+                Op::End => {
+                    if let Some((place, _)) = running.take() {
+                        streams.end(place, &mut |slot, position| {
+                            remembered.0.insert(slot.0, position);
+                        });
+                        prop_assert!(!streams.members(STREAM).contains(&Slot::NONE));
+                    }
                 }
-                Op::End if streams.is_running(STREAM) => {
-                    streams.end(STREAM, &mut |slot, position| {
-                        remembered.0.insert(slot.0, position);
-                    });
-                    snapshot = None;
-                    prop_assert!(!streams.members(STREAM).contains(&Slot::NONE));
-                }
-                Op::Begin | Op::End => {}
             }
             remembered.check(&streams);
             // Nobody moves under a running fan-out: each place holds who was there, or nobody.
-            if let Some(snapshot) = &snapshot {
+            if let Some((place, snapshot)) = &running {
+                prop_assert_eq!(streams.members_at(*place), streams.members(STREAM));
                 for (place, was) in streams.members(STREAM).iter().zip(snapshot) {
                     prop_assert!(place == was || *place == Slot::NONE);
                 }
@@ -89,11 +95,13 @@ fn an_entry_is_given_back_with_its_last_member() {
 fn one_who_leaves_and_one_who_comes_under_a_fan_out_are_not_confused() {
     let mut streams = Streams::default();
     let first = streams.add(STREAM, Slot(1), Seq(1));
-    assert_eq!(streams.begin(STREAM), Some(1));
+    let Begun::Members(place, 1) = streams.begin(STREAM, None) else { panic!("one member") };
+    assert_eq!(streams.begin(STREAM, Some(Seq(4))), Begun::Running);
+    assert_eq!(streams.flushed(STREAM), Some(Seq(4)));
     streams.remove(STREAM, first);
     let second = streams.add(STREAM, Slot(2), Seq(1));
     assert_eq!((streams.members(STREAM)[0], second), (Slot::NONE, 1));
     let mut moves = Vec::new();
-    streams.end(STREAM, &mut |slot, position| moves.push((slot, position)));
+    streams.end(place, &mut |slot, position| moves.push((slot, position)));
     assert_eq!(moves, [(Slot(2), 0)]);
 }
