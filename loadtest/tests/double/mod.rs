@@ -3,7 +3,7 @@
 //! It listens as a gateway (WebSocket, `tidegate.v1.proto`) and as control (gRPC `PushService`, REST `/api/v1/push`), keeps
 //! every stream in memory, and writes down what it did wrong, so that a test can hold the harness's words against it.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod fault;
 mod grpc;
