@@ -21,7 +21,7 @@ fn the_exit_status_is_the_verdict() {
 #[test]
 fn a_missed_threshold_fails() {
     let double = Double::start(Fault::None);
-    let scenario = format!("{}[thresholds]\np50_ms = 0.000001\n", Room::default().toml());
+    let scenario = format!("{}[thresholds]\nlatency_p50_ms_max = 0.000001\n", Room::default().toml());
     let outcome = run(&double, &scenario);
     outcome.assert_failed();
     outcome.assert_found(&[]);
@@ -31,8 +31,9 @@ fn a_missed_threshold_fails() {
 
 #[test]
 fn a_generator_that_was_the_bottleneck_makes_the_run_void() {
-    let impossible = harness::PATIENT.replace("30000.0", "0.000001");
-    let scenario = Room::default().toml().replace(harness::PATIENT, &impossible);
+    let impossible = harness::PATIENT.replace("30000.0", "0.1").replace("100.0", "1.0");
+    let scenario = Room { per_second: 0.0, messages: 20_000, ..Room::default() }.toml();
+    let scenario = scenario.replace(harness::PATIENT, &impossible);
     let outcome = run(&Double::start(Fault::None), &scenario);
     assert_eq!((outcome.status, outcome.result.verdict), (3, Verdict::Void), "{:?}", outcome.result.reasons);
     assert!(!outcome.result.reasons.is_empty());

@@ -96,9 +96,14 @@ pub enum Fault {
     SeqTwice {
         at: u64,
     },
-    /// Each nth push is answered UNAVAILABLE and stored nowhere.
+    /// Each nth push is answered with this error and stored nowhere.
     RefusedPush {
         nth: u64,
+        code: &'static str,
+    },
+    /// Push `at` is stored and shown, and answered UNAVAILABLE. No fault: it may be asked again.
+    LateAnswer {
+        at: u64,
     },
     /// Push `at` is taken, shown and never answered.
     Unanswered {
@@ -157,7 +162,7 @@ impl Fault {
             Fault::DropEvery { nth }
             | Fault::DropLive { nth }
             | Fault::Duplicate { nth }
-            | Fault::RefusedPush { nth } => number.is_multiple_of(nth),
+            | Fault::RefusedPush { nth, .. } => number.is_multiple_of(nth),
             Fault::SilentFrom { at } => number >= at,
             Fault::Stall { at, .. }
             | Fault::DropForOne { at }
@@ -177,6 +182,7 @@ impl Fault {
             | Fault::LiveInGap { at }
             | Fault::Garbage { at }
             | Fault::SeqTwice { at }
+            | Fault::LateAnswer { at }
             | Fault::Unanswered { at }
             | Fault::PushStreamBreaks { at }
             | Fault::Close { at, .. }

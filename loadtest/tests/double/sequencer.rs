@@ -179,7 +179,8 @@ impl Sequencer {
             if result.error.is_none() {
                 self.keys.insert(key, result.clone());
             }
-            results.push(result);
+            let late = self.strikes() && matches!(self.fault, Fault::LateAnswer { .. });
+            results.push(if late { refused(to, request.corr, "UNAVAILABLE") } else { result });
         }
         match self.fault {
             Fault::PushStreamBreaks { .. } if struck => Answer::Broken,
@@ -190,17 +191,10 @@ impl Sequencer {
 
     fn take(&mut self, to: &str, request: &PushRequest) -> PushResult {
         let corr = request.corr;
-        if let Fault::RefusedPush { .. } = self.fault
+        if let Fault::RefusedPush { code, .. } = self.fault
             && self.strikes()
         {
-            let error = PushError {
-                code: "UNAVAILABLE".into(),
-                message: "planted".into(),
-                retry: true,
-                ..PushError::default()
-            };
-            let status = PushStatus::Error as i32;
-            return PushResult { to: to.to_owned(), status, error: Some(error), corr, ..PushResult::default() };
+            return refused(to, corr, code);
         }
         let stream = self.streams.entry(to.to_owned()).or_default();
         stream.last += 1;
@@ -430,6 +424,17 @@ impl Stream {
 
 pub fn batch(stream: &str, after: u64, upto: u64, messages: Vec<Message>) -> Batch {
     Batch { stream: stream.to_owned(), epoch: EPOCH.into(), after: Some(after), upto: Some(upto), messages }
+}
+
+fn refused(to: &str, corr: u64, code: &str) -> PushResult {
+    let error = PushError { code: code.into(), message: "planted".into(), retry: true, ..PushError::default() };
+    PushResult {
+        to: to.to_owned(),
+        status: PushStatus::Error as i32,
+        error: Some(error),
+        corr,
+        ..PushResult::default()
+    }
 }
 
 fn change_a_byte(content: &mut String) {
