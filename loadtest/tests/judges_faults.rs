@@ -167,7 +167,13 @@ fn messages_in_the_wrong_order_within_a_frame_are_counted() {
 
 #[test]
 fn content_that_was_not_published_is_found() {
-    for fault in [Fault::WrongPayload { at: AT }, Fault::ContentOfAnother { at: AT }, Fault::OtherId { at: AT }] {
+    for fault in [
+        Fault::WrongPayload { at: AT },
+        Fault::ContentOfAnother { at: AT },
+        Fault::OtherId { at: AT },
+        Fault::Truncated { at: AT },
+        Fault::OtherType { at: AT },
+    ] {
         let room = Room::default();
         let outcome = judged(fault, room);
         outcome.assert_failed();
@@ -183,6 +189,44 @@ fn a_frame_of_a_stream_that_the_client_does_not_follow_is_found() {
         outcome.assert_failed();
         outcome.assert_found(&[(Kind::WrongRecipient, 1)]);
         outcome.assert_named(Kind::WrongRecipient);
+    }
+}
+
+#[test]
+fn a_frame_of_a_stream_that_nobody_asked_for_is_found() {
+    let room = Room::default();
+    let outcome = judged(Fault::ForeignStream { at: AT }, room);
+    outcome.assert_failed();
+    outcome.assert_found(&[(Kind::WrongRecipient, room.members())]);
+    assert!(outcome.result.findings.iter().any(|text| text.contains("g:foreign")), "{:#?}", outcome.result.findings);
+}
+
+#[test]
+fn a_range_that_is_claimed_too_early_is_found() {
+    let room = Room::default();
+    let outcome = judged(Fault::ClaimsMore { at: AT, more: 5 }, room);
+    outcome.assert_failed();
+    // By the client rule nobody is shown what comes at or below the claimed end.
+    outcome.assert_found(&[(Kind::Lost, 5 * room.members())]);
+    outcome.assert_named(Kind::Lost);
+}
+
+#[test]
+fn a_tail_that_is_only_missing_live_is_lost() {
+    let room = Room::default();
+    let outcome = judged(Fault::DropLive { nth: room.messages }, room);
+    outcome.assert_failed();
+    outcome.assert_found(&[(Kind::Lost, room.members())]);
+    outcome.assert_named(Kind::Lost);
+}
+
+#[test]
+fn frames_that_the_web_socket_protocol_forbids_are_found() {
+    let room = Room::default();
+    for fault in [Fault::TextFrame { at: AT }, Fault::MaskedFrame { at: AT }] {
+        let outcome = judged(fault, room);
+        outcome.assert_failed();
+        outcome.assert_found(&[(Kind::Protocol, room.members())]);
     }
 }
 

@@ -64,12 +64,37 @@ pub enum Fault {
     ContentOfAnother {
         at: u64,
     },
+    /// The content of message `at` comes without its end.
+    Truncated {
+        at: u64,
+    },
+    /// Message `at` comes with another type than it was pushed with.
+    OtherType {
+        at: u64,
+    },
     /// Message `at` comes under an id that its publisher was not told.
     OtherId {
         at: u64,
     },
     /// The frame of message `at` also goes to a client that does not follow its stream.
     WrongRecipient {
+        at: u64,
+    },
+    /// The frame of message `at` comes a second time under the name of a stream that nobody asked for.
+    ForeignStream {
+        at: u64,
+    },
+    /// The batch of message `at` claims the range of the `more` next ones too, which come in their own frames.
+    ClaimsMore {
+        at: u64,
+        more: u64,
+    },
+    /// The frame of message `at` is a text frame, in the binary sub-protocol.
+    TextFrame {
+        at: u64,
+    },
+    /// The frame of message `at` is masked, as only clients mask.
+    MaskedFrame {
         at: u64,
     },
     /// The batch of message `at` claims a range that ends before it.
@@ -174,6 +199,12 @@ impl Fault {
             | Fault::ReorderInFrame { at }
             | Fault::WrongPayload { at }
             | Fault::ContentOfAnother { at }
+            | Fault::Truncated { at }
+            | Fault::OtherType { at }
+            | Fault::ForeignStream { at }
+            | Fault::ClaimsMore { at, .. }
+            | Fault::TextFrame { at }
+            | Fault::MaskedFrame { at }
             | Fault::OtherId { at }
             | Fault::WrongRecipient { at }
             | Fault::OutsideRange { at }

@@ -319,6 +319,32 @@ impl Sequencer {
                 let other = stream.history.get(&(seq - 1)).map(|before| before.content.clone()).unwrap_or_default();
                 self.cast(name, with(&|batch| batch.messages[0].content = other.clone()));
             }
+            Fault::Truncated { .. } => {
+                let cut = message.content.len() - 20;
+                self.cast(name, with(&|batch| batch.messages[0].content.truncate(cut)));
+            }
+            Fault::OtherType { .. } => self.cast(name, with(&|batch| batch.messages[0].r#type = "image".into())),
+            Fault::ForeignStream { .. } => {
+                self.cast(name, right.clone());
+                self.cast(name, with(&|batch| batch.stream = "g:foreign".into()));
+            }
+            Fault::ClaimsMore { more, .. } => {
+                self.cast(name, with(&|batch| batch.upto = Some(seq + more)));
+                return (seq + 1..=seq + more).for_each(|seq| self.plant(name, seq, audience));
+            }
+            Fault::TextFrame { .. } | Fault::MaskedFrame { .. } => {
+                let mut bytes = encode(0, Body::Batch(right)).to_vec();
+                if matches!(self.fault, Fault::TextFrame { .. }) {
+                    bytes[0] = 0x81;
+                } else {
+                    // A mask of zeros changes nothing behind it.
+                    bytes[1] |= 0x80;
+                    let head = if bytes[1] & 0x7f == 126 { 4 } else { 2 };
+                    bytes.splice(head..head, [0; 4]);
+                }
+                let frame = Bytes::from(bytes);
+                followers.iter().for_each(|follower| self.send(*follower, frame.clone()));
+            }
             Fault::OtherId { .. } => self.cast(name, with(&|batch| batch.messages[0].id.push('1'))),
             Fault::OtherEpoch { .. } => self.cast(name, with(&|batch| batch.epoch = "e2".into())),
             Fault::OutsideRange { .. } => {
