@@ -11,6 +11,7 @@ mod hub;
 mod rest;
 mod sequencer;
 mod socket;
+mod wrongs;
 
 use std::net::SocketAddr;
 use std::time::Duration;

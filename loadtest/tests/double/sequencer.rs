@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate_proto::v1::{
-    Batch, Gap, Message, PushError, PushRequest, PushResult, PushStatus, StreamState, server_frame::Body,
+    Batch, Message, PushError, PushRequest, PushResult, PushStatus, StreamState, server_frame::Body,
 };
 use tokio::sync::mpsc;
 
@@ -19,7 +19,6 @@ pub const OUTBOX_MAX: usize = 65_536;
 /// Added to the number of a message, so that ids and seqs cannot be taken for each other.
 const FIRST_ID: u64 = 7_000_000_000;
 const PAGE_MESSAGES_MAX: usize = 200;
-const GAP_PULL_AFTER_MS: u32 = 30;
 
 /// A wrong that was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,19 +47,19 @@ pub struct Connection {
 #[derive(Default)]
 pub struct Stream {
     /// Last seq given.
-    last: u64,
+    pub(super) last: u64,
     /// What joins and pulls say of it.
     pub head: u64,
     /// Where the last live frame ended.
-    sent: u64,
+    pub(super) sent: u64,
     /// What pulls show.
     pub history: BTreeMap<u64, Message>,
-    followers: Vec<ConnectionNo>,
-    held: Option<Held>,
+    pub(super) followers: Vec<ConnectionNo>,
+    pub(super) held: Option<Held>,
 }
 
 /// Kept back until the next message of the stream.
-enum Held {
+pub(super) enum Held {
     Frame { of: ConnectionNo, frame: Bytes },
     Message { after: u64, message: Box<Message> },
 }
@@ -227,11 +226,11 @@ impl Sequencer {
         result
     }
 
-    fn strikes(&self) -> bool {
+    pub(super) fn strikes(&self) -> bool {
         self.fault.strikes(self.number)
     }
 
-    fn plant(&mut self, stream: &str, seq: u64, recipients: u64) {
+    pub(super) fn plant(&mut self, stream: &str, seq: u64, recipients: u64) {
         self.planted.push(Planted { stream: stream.to_owned(), seq, recipients });
     }
 
@@ -279,7 +278,7 @@ impl Sequencer {
         }
     }
 
-    fn live(&mut self, name: &str, message: Message) {
+    pub(super) fn live(&mut self, name: &str, message: Message) {
         let stream = self.streams.entry(name.to_owned()).or_default();
         let after = std::mem::replace(&mut stream.sent, message.seq);
         match stream.held.take() {
@@ -294,143 +293,16 @@ impl Sequencer {
         }
     }
 
-    /// The live frame of the message that the fault strikes.
-    fn wrongly(&mut self, name: &str, message: Message, audience: u64) {
-        let seq = message.seq;
-        let right = batch(name, seq - 1, seq, vec![message.clone()]);
-        let stream = self.streams.entry(name.to_owned()).or_default();
-        stream.sent = seq;
-        let followers = stream.followers.clone();
-        let first = followers.first().copied();
-        let with = |change: &dyn Fn(&mut Batch)| {
-            let mut wrong = right.clone();
-            change(&mut wrong);
-            wrong
-        };
-        let mut recipients = audience;
-        match self.fault {
-            Fault::Duplicate { .. } => {
-                self.cast(name, right.clone());
-                self.cast(name, right);
-            }
-            Fault::DuplicateInFrame { .. } => self.cast(name, with(&|batch| batch.messages.push(message.clone()))),
-            Fault::WrongPayload { .. } => self.cast(name, with(&|batch| change_a_byte(&mut batch.messages[0].content))),
-            Fault::ContentOfAnother { .. } => {
-                let other = stream.history.get(&(seq - 1)).map(|before| before.content.clone()).unwrap_or_default();
-                self.cast(name, with(&|batch| batch.messages[0].content = other.clone()));
-            }
-            Fault::Truncated { .. } => {
-                let cut = message.content.len() - 20;
-                self.cast(name, with(&|batch| batch.messages[0].content.truncate(cut)));
-            }
-            Fault::OtherType { .. } => self.cast(name, with(&|batch| batch.messages[0].r#type = "image".into())),
-            Fault::ForeignStream { .. } => {
-                self.cast(name, right.clone());
-                self.cast(name, with(&|batch| batch.stream = "g:foreign".into()));
-            }
-            Fault::ClaimsMore { more, .. } => {
-                self.cast(name, with(&|batch| batch.upto = Some(seq + more)));
-                return (seq + 1..=seq + more).for_each(|seq| self.plant(name, seq, audience));
-            }
-            Fault::TextFrame { .. } | Fault::MaskedFrame { .. } => {
-                let mut bytes = encode(0, Body::Batch(right)).to_vec();
-                if matches!(self.fault, Fault::TextFrame { .. }) {
-                    bytes[0] = 0x81;
-                } else {
-                    // A mask of zeros changes nothing behind it.
-                    bytes[1] |= 0x80;
-                    let head = if bytes[1] & 0x7f == 126 { 4 } else { 2 };
-                    bytes.splice(head..head, [0; 4]);
-                }
-                let frame = Bytes::from(bytes);
-                followers.iter().for_each(|follower| self.send(*follower, frame.clone()));
-            }
-            Fault::OtherId { .. } => self.cast(name, with(&|batch| batch.messages[0].id.push('1'))),
-            Fault::OtherEpoch { .. } => self.cast(name, with(&|batch| batch.epoch = "e2".into())),
-            Fault::OutsideRange { .. } => {
-                self.cast(name, with(&|batch| (batch.after, batch.upto) = (Some(seq - 2), Some(seq - 1))));
-            }
-            Fault::SecondPlace { .. } => {
-                self.cast(name, right);
-                let stream = self.streams.entry(name.to_owned()).or_default();
-                stream.last += 1;
-                let second = Message { seq: stream.last, id: format!("{}1", message.id), ..message };
-                stream.history.insert(second.seq, second.clone());
-                stream.head = second.seq;
-                self.plant(name, second.seq, audience);
-                return self.live(name, second);
-            }
-            Fault::DropForOne { .. } => {
-                recipients = 1;
-                let without = encode(0, Body::Batch(with(&|batch| batch.messages.clear())));
-                self.cast_but(name, right, first);
-                first.into_iter().for_each(|one| self.send(one, without.clone()));
-            }
-            Fault::Reorder { .. } => {
-                recipients = 1;
-                stream.held = first.map(|of| Held::Frame { of, frame: encode(0, Body::Batch(right.clone())) });
-                self.cast_but(name, right, first);
-            }
-            Fault::ReorderInFrame { .. } => {
-                stream.held = Some(Held::Message { after: seq - 1, message: Box::new(message) })
-            }
-            Fault::WrongRecipient { .. } => {
-                recipients = 1;
-                let stranger = self.connections.keys().copied().find(|connection| !followers.contains(connection));
-                let frame = encode(0, Body::Batch(right.clone()));
-                stranger.into_iter().for_each(|stranger| self.send(stranger, frame.clone()));
-                self.cast(name, right);
-            }
-            Fault::Gap { .. } => self.gap(name, seq, None),
-            Fault::LiveInGap { .. } => self.gap(name, seq, Some(right)),
-            Fault::Garbage { .. } => {
-                recipients = 1;
-                first.into_iter().for_each(|one| self.send(one, super::socket::binary(&[0xff; 16])));
-                self.cast(name, right);
-            }
-            _ => {
-                recipients = 0;
-                self.cast(name, right);
-            }
-        }
-        if recipients > 0 {
-            self.plant(name, seq, recipients);
-        }
-    }
-
-    /// Tells a gap of one message, then possibly sends a batch within it.
-    fn gap(&mut self, name: &str, seq: u64, within: Option<Batch>) {
-        let gap = Gap {
-            stream: name.to_owned(),
-            epoch: EPOCH.into(),
-            from: seq,
-            to: seq,
-            head: seq,
-            pull_after_ms: GAP_PULL_AFTER_MS,
-            lazy: false,
-        };
-        let frame = encode(0, Body::Gap(gap));
-        for follower in self.followers(name) {
-            self.send(follower, frame.clone());
-        }
-        within.into_iter().for_each(|batch| self.cast(name, batch));
-        for follower in self.followers(name) {
-            if let Some(connection) = self.connections.get_mut(&follower) {
-                connection.in_gap.insert(name.to_owned());
-            }
-        }
-    }
-
-    fn followers(&self, name: &str) -> Vec<ConnectionNo> {
+    pub(super) fn followers(&self, name: &str) -> Vec<ConnectionNo> {
         self.streams.get(name).map(|stream| stream.followers.clone()).unwrap_or_default()
     }
 
     /// To every follower, one shared frame.
-    fn cast(&mut self, name: &str, batch: Batch) {
+    pub(super) fn cast(&mut self, name: &str, batch: Batch) {
         self.cast_but(name, batch, None);
     }
 
-    fn cast_but(&mut self, name: &str, batch: Batch, but: Option<ConnectionNo>) {
+    pub(super) fn cast_but(&mut self, name: &str, batch: Batch, but: Option<ConnectionNo>) {
         let frame = encode(0, Body::Batch(batch));
         for follower in self.followers(name) {
             let in_gap = self.connections.get(&follower).is_some_and(|connection| connection.in_gap.contains(name));
@@ -461,9 +333,4 @@ fn refused(to: &str, corr: u64, code: &str) -> PushResult {
         corr,
         ..PushResult::default()
     }
-}
-
-fn change_a_byte(content: &mut String) {
-    let last = if content.pop() == Some('a') { 'b' } else { 'a' };
-    content.push(last);
 }
