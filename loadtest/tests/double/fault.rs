@@ -32,6 +32,10 @@ pub enum Fault {
     HoleInPull {
         at: u64,
     },
+    /// As `DropLive` for one message, and what the pull brings has another byte.
+    WrongInPull {
+        at: u64,
+    },
     /// From message `at` on everything is answered, and nobody ever hears of it.
     SilentFrom {
         at: u64,
@@ -46,6 +50,10 @@ pub enum Fault {
     },
     /// Message `at` gets a second seq, under which it is shown again; the first one is answered.
     SecondPlace {
+        at: u64,
+    },
+    /// After message `at` comes one that nobody published, with a seq of its own and a valid content.
+    Phantom {
         at: u64,
     },
     /// The frames of message `at` and of the next of its stream are swapped for one client.
@@ -206,6 +214,8 @@ impl Fault {
             | Fault::TextFrame { at }
             | Fault::MaskedFrame { at }
             | Fault::OtherId { at }
+            | Fault::WrongInPull { at }
+            | Fault::Phantom { at }
             | Fault::WrongRecipient { at }
             | Fault::OutsideRange { at }
             | Fault::OtherEpoch { at }

@@ -270,7 +270,13 @@ impl Sequencer {
         match self.fault {
             _ if !strikes => self.live(name, message),
             Fault::DropEvery { .. } | Fault::SilentFrom { .. } => self.plant(name, seq, audience),
-            Fault::DropLive { .. } | Fault::UnhealedHole { .. } | Fault::HoleInPull { .. } => {
+            Fault::DropLive { .. }
+            | Fault::UnhealedHole { .. }
+            | Fault::HoleInPull { .. }
+            | Fault::WrongInPull { .. } => {
+                if let (Fault::WrongInPull { .. }, Some(stored)) = (self.fault, stream.history.get_mut(&seq)) {
+                    change_a_byte(&mut stored.content);
+                }
                 stream.sent = seq;
                 self.plant(name, seq, audience);
             }
@@ -322,6 +328,11 @@ impl Stream {
 
 pub fn batch(stream: &str, after: u64, upto: u64, messages: Vec<Message>) -> Batch {
     Batch { stream: stream.to_owned(), epoch: EPOCH.into(), after: Some(after), upto: Some(upto), messages }
+}
+
+pub(super) fn change_a_byte(content: &mut String) {
+    let last = if content.pop() == Some('a') { 'b' } else { 'a' };
+    content.push(last);
 }
 
 fn refused(to: &str, corr: u64, code: &str) -> PushResult {

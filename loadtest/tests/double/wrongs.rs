@@ -1,12 +1,15 @@
 //! What a message that the fault strikes looks like on the wire.
 
 use bytes::Bytes;
+use tidegate_load::payload::{Stamp, content};
 use tidegate_proto::v1::{Batch, Gap, Message, server_frame::Body};
 
 use super::fault::Fault;
-use super::sequencer::{ConnectionNo, EPOCH, Held, Sequencer, batch};
+use super::sequencer::{ConnectionNo, EPOCH, Held, Sequencer, batch, change_a_byte};
 use super::socket::{binary, encode};
 
+/// Number of a message that no load of a test has.
+const PHANTOM: u64 = 123_456_789;
 const GAP_PULL_AFTER_MS: u32 = 30;
 
 impl Sequencer {
@@ -42,7 +45,12 @@ impl Sequencer {
             }
             Fault::SecondPlace { .. } => {
                 self.cast(name, right);
-                return self.second_place(name, message, audience);
+                return self.add(name, message, audience);
+            }
+            Fault::Phantom { .. } => {
+                self.cast(name, right);
+                let stamp = Stamp { load: 0, number: PHANTOM, intended_us: 1_000_000 };
+                return self.add(name, Message { content: content(stamp, 100), ..message }, audience);
             }
             Fault::ReorderInFrame { .. } => {
                 let held = Held::Message { after: seq - 1, message: Box::new(message) };
@@ -87,15 +95,15 @@ impl Sequencer {
         }
     }
 
-    /// The same message once more, with another seq and id.
-    fn second_place(&mut self, name: &str, message: Message, audience: u64) {
+    /// A message that nobody is answered, with a seq and an id of its own.
+    fn add(&mut self, name: &str, message: Message, audience: u64) {
         let stream = self.streams.entry(name.to_owned()).or_default();
         stream.last += 1;
-        let second = Message { seq: stream.last, id: format!("{}1", message.id), ..message };
-        stream.history.insert(second.seq, second.clone());
-        stream.head = second.seq;
-        self.plant(name, second.seq, audience);
-        self.live(name, second);
+        let added = Message { seq: stream.last, id: format!("{}1", message.id), ..message };
+        stream.history.insert(added.seq, added.clone());
+        stream.head = added.seq;
+        self.plant(name, added.seq, audience);
+        self.live(name, added);
     }
 
     /// Tells a gap of one message, then possibly sends a batch within it.
@@ -127,10 +135,7 @@ fn alter(fault: Fault, batch: &mut Batch, content_before: &str) -> bool {
     let message = batch.messages[0].clone();
     let first = &mut batch.messages[0];
     match fault {
-        Fault::WrongPayload { .. } => {
-            let other = if first.content.pop() == Some('a') { 'b' } else { 'a' };
-            first.content.push(other);
-        }
+        Fault::WrongPayload { .. } => change_a_byte(&mut first.content),
         Fault::ContentOfAnother { .. } => first.content = content_before.to_owned(),
         Fault::Truncated { .. } => first.content.truncate(message.content.len() - 20),
         Fault::OtherType { .. } => first.r#type = "image".into(),
