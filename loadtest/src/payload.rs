@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 /// Smallest payload that holds any stamp.
 pub const PAYLOAD_BYTES_MIN: usize = 48;
 
+/// The type that every message is pushed with.
+pub const TYPE: &str = "text";
+
 /// Which message this is and when it was to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {

@@ -28,7 +28,7 @@ pub enum ItemState {
     Good,
     /// Whole, but others were shown something else under this seq.
     Odd,
-    /// Its content or id is none that was published.
+    /// Its content, type or id is none that was published.
     Broken,
     /// Its seq is not in the range of its frame.
     OutOfRange,
@@ -117,7 +117,7 @@ impl Decoder<'_> {
         };
         item.state = match stream {
             _ if seq <= after || seq > upto || seq > SEQ_MAX => ItemState::OutOfRange,
-            _ if id.is_none() || stamp.is_none() => ItemState::Broken,
+            _ if id.is_none() || stamp.is_none() || message.r#type != payload::TYPE => ItemState::Broken,
             Some(stream) => match self.evidence.record(stream, seq, Seen { id: item.id, stamp: item.stamp }) {
                 true => ItemState::Good,
                 false => ItemState::Odd,

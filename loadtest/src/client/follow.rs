@@ -54,8 +54,9 @@ impl Client {
                     session.streams.iter().for_each(|state| self.begin(state, cx));
                 }
                 Some(ok::Result::Join(state)) => {
-                    if self.joined(frame.id).is_some() {
-                        self.joins_left = self.joins_left.saturating_sub(1);
+                    match self.joined(frame.id) {
+                        Some(_) => self.joins_left = self.joins_left.saturating_sub(1),
+                        None => self.complain(cx, None, 0, &format!("a join that was not asked for, id {}", frame.id)),
                     }
                     self.begin(&state, cx);
                 }
@@ -146,7 +147,8 @@ impl Client {
     fn live(&mut self, number: usize, batch: &Arc<Batch>, cx: &mut Context<'_>) {
         let track = &mut self.tracks[number];
         if track.behind().is_some_and(|behind| behind.is_gap) {
-            self.complain(cx, Some(number), batch.after, "a live frame after a gap and before a pull reached the head");
+            let text = "came live after a gap and before a pull reached the head";
+            self.complain(cx, Some(number), batch.after + 1, text);
         }
         let track = &mut self.tracks[number];
         let recovers_to = track.rare.as_mut().and_then(|rare| rare.recovers_to.take());

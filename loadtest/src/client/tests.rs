@@ -8,7 +8,7 @@ use tidegate_proto::v1::{self, ClientFrame, Message, ServerFrame, StreamState, c
 
 use super::*;
 use crate::judge::{Answered, Ledger};
-use crate::payload::{Stamp, content};
+use crate::payload::{Stamp, TYPE, content};
 use crate::population::{GroupClass, StreamNo};
 
 const GROUP: &str = "g:t-all-0";
@@ -19,7 +19,8 @@ fn stamp(seq: u64) -> Stamp {
 }
 
 fn message(seq: u64) -> Message {
-    Message { seq, id: (100 + seq).to_string(), content: content(stamp(seq), 64), ..Message::default() }
+    let (id, r#type) = ((100 + seq).to_string(), TYPE.to_owned());
+    Message { seq, id, r#type, content: content(stamp(seq), 64), ..Message::default() }
 }
 
 fn frame(id: u32, body: server_frame::Body) -> Vec<u8> {

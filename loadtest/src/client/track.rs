@@ -74,10 +74,22 @@ impl Track {
         (self.epoch, self.start, self.last, self.live) = (epoch, at, at, at);
     }
 
-    /// Goes on in another epoch, from `at`.
+    /// Goes on in another epoch, or where the server's memory begins, from `at`. What this passes over is absent.
     pub fn begin_anew(&mut self, epoch: EpochNo, at: u64) {
-        self.rare = None;
-        self.begin(epoch, at);
+        let Rare { mut unseen, mut absent, .. } = self.rare.take().map(|rare| *rare).unwrap_or_default();
+        unseen.keep_to(at);
+        absent.keep_to(at);
+        // Sets that are full were full of findings.
+        if at > self.live {
+            let _ = unseen.add(self.live + 1, at);
+        }
+        if at > self.last {
+            let _ = absent.add(self.last + 1, at);
+        }
+        (self.epoch, self.start, self.last, self.live) = (epoch, self.start.min(at), at, at);
+        if !unseen.is_empty() || !absent.is_empty() {
+            self.rare = Some(Box::new(Rare { unseen, absent, ..Rare::default() }));
+        }
     }
 
     pub fn rare(&mut self) -> &mut Rare {

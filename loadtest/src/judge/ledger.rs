@@ -1,5 +1,7 @@
 //! What a publisher knows: every answered message with its place.
 
+use hashbrown::HashSet;
+
 use crate::payload::Stamp;
 use crate::population::{Population, StreamNo};
 
@@ -18,6 +20,8 @@ pub struct Ledger {
     streams: Vec<Vec<Option<Answered>>>,
     answered: u64,
     seqs_used_twice: u64,
+    /// Load and number of messages that may have been stored, though nobody was told where.
+    untold: HashSet<(u16, u64)>,
 }
 
 /// Seqs are contiguous from 1 in the streams of a run, which are new; an answer far beyond is the server's mistake, and must not cost memory.
@@ -39,17 +43,28 @@ impl Ledger {
         if seqs.len() <= place {
             seqs.resize(place + 1, None);
         }
-        match seqs[place].replace(answered) {
+        match seqs[place] {
+            // The first answer stands: what was shown is held against one of them only.
             Some(before) if before.id != answered.id => {
                 self.seqs_used_twice += 1;
                 false
             }
             Some(_) => true,
             None => {
+                seqs[place] = Some(answered);
                 self.answered += 1;
                 true
             }
         }
+    }
+
+    /// A message that may be shown or not: its answer never came, or says nothing about it.
+    pub fn leave_open(&mut self, stamp: Stamp) {
+        self.untold.insert((stamp.load, stamp.number));
+    }
+
+    pub fn is_open(&self, stamp: Stamp) -> bool {
+        self.untold.contains(&(stamp.load, stamp.number))
     }
 
     pub fn answered(&self) -> u64 {
@@ -93,7 +108,7 @@ mod tests {
         assert!(!ledger.record(StreamNo(3), answered(0, 9)));
         assert!(!ledger.record(StreamNo(3), answered(1 << 60, 9)));
         assert_eq!((ledger.answered(), ledger.seqs_used_twice()), (1, 3));
-        assert_eq!(ledger.of(StreamNo(3)).count(), 1);
+        assert_eq!(ledger.of(StreamNo(3)).copied().collect::<Vec<_>>(), [answered(2, 7)], "the first answer stands");
         assert!(ledger.at(StreamNo(3), 2).is_some() && ledger.at(StreamNo(3), 1).is_none());
         assert_eq!(ledger.of(StreamNo(0)).count(), 0);
     }

@@ -113,7 +113,39 @@ fn one_id_under_two_seqs_is_a_duplicate_for_each_who_was_shown_both() {
     standings[0].start = 3;
     let judgement = judged(standings, Tally::new(1), &evidence(shown), &ledger([1, 2, 3, 4, 6, 7, 8, 9]));
     assert_eq!(judgement.findings.count(Kind::Duplicated), 9);
-    assert_eq!(judgement.findings.count(Kind::Lost), 0);
+    assert_eq!(judgement.findings.count(Kind::Lost), 3);
+}
+
+#[test]
+fn a_message_that_was_stored_twice_is_a_duplicate_for_each_who_was_shown_both() {
+    let mut again = seen(3);
+    again.id = 77;
+    let shown = (1..=9).map(|seq| (seq, if seq == 5 { again } else { seen(seq) }));
+    let mut standings = standings(10, 9);
+    standings[0].last = 4;
+    let judgement = judged(standings, Tally::new(1), &evidence(shown), &ledger([1, 2, 3, 4]));
+    assert_eq!(judgement.findings.count(Kind::Duplicated), 9, "{:?}", judgement.findings);
+}
+
+#[test]
+fn what_was_never_published_is_found_and_what_may_have_been_is_not() {
+    let mut ledger = ledger([1, 2, 4]);
+    ledger.leave_open(stamp(5));
+    let shown = (1..=5).map(|seq| (seq, seen(seq)));
+    let mut standings = standings(10, 5);
+    standings[0].last = 2;
+    let judgement = judged(standings, Tally::new(1), &evidence(shown), &ledger);
+    assert_eq!(judgement.findings.count(Kind::WrongPayload), 9, "{:?}", judgement.findings);
+    assert!(judgement.findings.texts().iter().any(|text| text.contains("seq 3 was refused")));
+}
+
+#[test]
+fn who_began_to_follow_late_lost_what_came_before() {
+    let mut standings = standings(10, 9);
+    standings[4].start = 7;
+    let evidence = evidence((1..=9).map(|seq| (seq, seen(seq))));
+    let judgement = judged(standings, Tally::new(1), &evidence, &ledger(1..=9));
+    assert_eq!((judgement.expected, judgement.findings.count(Kind::Lost)), (90, 7));
 }
 
 #[test]

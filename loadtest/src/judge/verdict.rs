@@ -73,7 +73,9 @@ struct Trial<'a> {
     answered: Vec<&'a Answered>,
     /// Seqs under which something else was shown than answered.
     wrong: Vec<&'a Answered>,
-    /// The later of two seqs that were shown with one id, after the earlier.
+    /// Shown under seqs that no answer named, and no message that was answered or may have been stored.
+    unpublished: Vec<(u64, &'a Seen)>,
+    /// A seq and another that the same message was shown under.
     twice: Vec<(u64, u64)>,
     ids: HashMap<u64, u64>,
     odd: Vec<Odd>,
@@ -96,25 +98,42 @@ impl<'a> Trial<'a> {
         let wrong = answered.iter().filter(differs).copied().collect();
         let mut ids = HashMap::new();
         let mut twice = Vec::new();
+        let mut unpublished = Vec::new();
         for (seq, seen) in evidence.of(stream) {
-            if let Some(before) = ids.insert(seen.id, seq) {
-                twice.push((before, seq));
+            match ids.insert(seen.id, seq) {
+                Some(before) => twice.push((before, seq)),
+                None if ledger.at(stream, seq).is_none() => unpublished.push((seq, seen)),
+                None => {}
             }
         }
+        if !unpublished.is_empty() {
+            let places: HashMap<_, _> = answered.iter().map(|answered| (answered.stamp, answered.seq)).collect();
+            unpublished.retain(|(seq, seen)| match places.get(&seen.stamp) {
+                // Stored a second time, as after a retry that was not recognised.
+                Some(place) => {
+                    twice.push((*place, *seq));
+                    false
+                }
+                None => !ledger.is_open(seen.stamp),
+            });
+        }
         let odd_seqs = odd.iter().map(|odd| (odd.client, odd.seq)).collect();
-        Trial { stream, population, ledger, answered, wrong, twice, ids, odd, odd_seqs }
+        Trial { stream, population, ledger, answered, wrong, unpublished, twice, ids, odd, odd_seqs }
     }
 
     fn judge(&self, standings: &[Standing<'_>], judgement: &mut Judgement) {
         let mut lost = [false, true].map(|_| vec![0i64; self.answered.len() + 1]);
         for standing in standings {
-            let from = self.place_after(standing.start);
-            judgement.expected += (self.answered.len() - from) as u64;
+            judgement.expected += self.answered.len() as u64;
             self.lost(standing, judgement, &mut lost[usize::from(standing.is_slow)]);
             self.wrong(standing, judgement);
             if standing.is_behind {
                 judgement.findings.add(Kind::UnhealedHole, || {
-                    format!("{} is still behind after seq {}", self.who(standing.client), standing.last)
+                    format!(
+                        "{} seq {} is the first of a hole or gap to the end",
+                        self.who(standing.client),
+                        standing.last + 1
+                    )
                 });
             }
         }
@@ -148,6 +167,8 @@ impl<'a> Trial<'a> {
             }
             judgement.findings.count_more(Kind::Lost, (to - from) as u64);
         };
+        // Who began to follow late, or was told a wrong head, was not shown what came before.
+        range(0, self.place_after(standing.start));
         for (low, high) in standing.absent.into_iter().flat_map(Ranges::iter) {
             range(self.place_after(low.max(standing.start + 1) - 1), self.place_after(high));
         }
@@ -161,10 +182,15 @@ impl<'a> Trial<'a> {
                 format!("{} seq {} is not what was answered, {answered:?}", self.who(standing.client), answered.seq)
             });
         }
+        for (seq, seen) in self.unpublished.iter().filter(|(seq, _)| as_all(*seq)) {
+            judgement.findings.add(Kind::WrongPayload, || {
+                format!("{} seq {seq} was refused or never published, {seen:?}", self.who(standing.client))
+            });
+        }
         for (before, again) in &self.twice {
             if as_all(*before) && as_all(*again) {
                 judgement.findings.add(Kind::Duplicated, || {
-                    format!("{} seq {again} has the id of seq {before}", self.who(standing.client))
+                    format!("{} seq {again} is the message of seq {before}", self.who(standing.client))
                 });
             }
         }

@@ -97,7 +97,7 @@ fn take(outbox: &Mutex<Outbox>, number: u64, called: Called) {
     let mut outbox = outbox.lock().expect("no holder panics");
     match called {
         Called::Answer(answer) => outbox.answered(number, &answer),
-        Called::Refused(code) => outbox.refused(number, &code),
+        Called::Refused(code) => outbox.call_refused(number, &code),
         Called::Unknown => outbox.unknown(number),
     }
 }

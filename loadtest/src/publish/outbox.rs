@@ -120,7 +120,9 @@ impl Outbox {
     pub fn end(&mut self) {
         let now_us = self.now_us();
         self.outcome.unanswered += self.pending.len() as u64;
-        self.pending.clear();
+        let mut ledger = self.shared.ledger.lock().expect("no holder panics");
+        self.pending.drain().for_each(|(_, pending)| ledger.leave_open(pending.stamp));
+        drop(ledger);
         self.again.clear();
         // An interrupted phase ends now; the one that would have come next was never published.
         self.close_phase(now_us);
@@ -193,8 +195,16 @@ impl Outbox {
         }
     }
 
-    /// A refusal of the whole call. The message is not sent again: the schedule is open-loop.
-    pub fn refused(&mut self, number: u64, code: &str) {
+    /// A refusal of the whole call, which may not be the server's own.
+    pub fn call_refused(&mut self, number: u64, code: &str) {
+        if let Some(pending) = self.pending.get(&number) {
+            self.shared.ledger.lock().expect("no holder panics").leave_open(pending.stamp);
+        }
+        self.refused(number, code);
+    }
+
+    /// Not stored. The message is not sent again: the schedule is open-loop.
+    fn refused(&mut self, number: u64, code: &str) {
         if self.pending.remove(&number).is_some() {
             *self.outcome.refused.entry(code.to_owned()).or_default() += 1;
             self.progress().refused.fetch_add(1, Ordering::Relaxed);

@@ -35,7 +35,7 @@ impl Requests {
         PushRequest {
             to: vec![self.targets[self.place(target)].0.to_string()],
             message: Some(PushMessage {
-                r#type: "text".to_owned(),
+                r#type: payload::TYPE.to_owned(),
                 content: payload::content(stamp, self.payload_bytes),
                 ..PushMessage::default()
             }),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_proto::v1::{PushError, PushRequest, PushResult, PushStatus};
 
 use super::calls::Called;
+use crate::payload::TYPE;
 
 #[derive(Clone, Debug)]
 pub struct Rest {
@@ -69,7 +70,7 @@ impl Rest {
 
     pub async fn call(&self, push: PushRequest) -> Called {
         let content = push.message.as_ref().map_or("", |message| message.content.as_str());
-        let message = Message { r#type: "text", content };
+        let message = Message { r#type: TYPE, content };
         let body = Body { to: &push.to, message, message_id: &push.message_id };
         let Ok(body) = serde_json::to_vec(&body) else { return Called::Refused("not JSON".to_owned()) };
         let request = Request::builder()
