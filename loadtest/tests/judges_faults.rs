@@ -307,9 +307,19 @@ fn a_client_that_is_refused_is_counted() {
 }
 
 #[test]
+fn a_head_that_a_stream_has_not_reached_hides_no_loss() {
+    let room = Room::default();
+    let outcome = judged(Fault::JoinsAhead { by: 50 }, room);
+    outcome.assert_failed();
+    assert_eq!(outcome.deliveries().expected, room.messages * room.members());
+    outcome.assert_found(&[(Kind::Lost, 50 * u64::from(room.connections))]);
+}
+
+#[test]
 fn an_answer_to_no_request_is_no_answer() {
     let outcome = judged(Fault::WrongAnswerId, Room { connections: 2, groups: 1, ..Room::default() });
     outcome.assert_failed();
+    outcome.assert_found(&[(Kind::Protocol, 2)]);
     assert_eq!(outcome.result.connections.established, 0);
 }
 

@@ -34,6 +34,16 @@ fn refused_pushes_are_reported_and_not_expected() {
 }
 
 #[test]
+fn a_push_that_was_refused_and_is_shown_is_found() {
+    let room = Room::default();
+    let outcome = judged(Fault::RefusedAndShown { at: AT }, room);
+    outcome.assert_failed();
+    outcome.assert_found(&[(Kind::WrongPayload, room.members())]);
+    outcome.assert_named(Kind::WrongPayload);
+    assert_eq!(outcome.deliveries().expected, (room.messages - 1) * room.members());
+}
+
+#[test]
 fn pushes_whose_fate_is_unknown_are_asked_again() {
     for via in ["stream", "unary", "rest"] {
         let room = Room { via, ..Room::default() };

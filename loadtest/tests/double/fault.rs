@@ -162,6 +162,14 @@ pub enum Fault {
         at: u64,
         count: usize,
     },
+    /// Each join is told a head that its stream has not reached.
+    JoinsAhead {
+        by: u64,
+    },
+    /// Push `at` is answered OVERLOADED, and stored and shown all the same.
+    RefusedAndShown {
+        at: u64,
+    },
     /// The answer to each join carries the id of no request.
     WrongAnswerId,
     /// This user's upgrade is refused with 503.
@@ -191,7 +199,7 @@ impl Fault {
     /// Whether this fault is one of message `number`.
     pub fn strikes(self, number: u64) -> bool {
         match self {
-            Fault::None | Fault::WrongAnswerId | Fault::RefusedUpgrade { .. } => false,
+            Fault::None | Fault::JoinsAhead { .. } | Fault::WrongAnswerId | Fault::RefusedUpgrade { .. } => false,
             Fault::DropEvery { nth }
             | Fault::DropLive { nth }
             | Fault::Duplicate { nth }
@@ -224,6 +232,7 @@ impl Fault {
             | Fault::Garbage { at }
             | Fault::SeqTwice { at }
             | Fault::LateAnswer { at }
+            | Fault::RefusedAndShown { at }
             | Fault::Unanswered { at }
             | Fault::PushStreamBreaks { at }
             | Fault::Close { at, .. }

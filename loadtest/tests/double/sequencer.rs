@@ -178,8 +178,11 @@ impl Sequencer {
             if result.error.is_none() {
                 self.keys.insert(key, result.clone());
             }
-            let late = self.strikes() && matches!(self.fault, Fault::LateAnswer { .. });
-            results.push(if late { refused(to, request.corr, "UNAVAILABLE") } else { result });
+            results.push(match self.fault {
+                Fault::LateAnswer { .. } if self.strikes() => refused(to, request.corr, "UNAVAILABLE"),
+                Fault::RefusedAndShown { .. } if self.strikes() => refused(to, request.corr, "OVERLOADED"),
+                _ => result,
+            });
         }
         match self.fault {
             Fault::PushStreamBreaks { .. } if struck => Answer::Broken,

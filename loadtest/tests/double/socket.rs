@@ -224,7 +224,10 @@ fn connect(sequencer: &mut Sequencer, number: ConnectionNo, id: u32, op: &Connec
 }
 
 fn join(sequencer: &mut Sequencer, number: ConnectionNo, id: u32, op: &JoinOp) {
-    let state = sequencer.join(number, &op.stream);
+    let mut state = sequencer.join(number, &op.stream);
+    if let Fault::JoinsAhead { by } = sequencer.fault {
+        state.head += by;
+    }
     let id = if sequencer.fault == Fault::WrongAnswerId { id + 1_000 } else { id };
     sequencer.send(number, encode(id, Body::Ok(Answer { result: Some(ok::Result::Join(state)) })));
     if let Some(cursor) = &op.cursor {

@@ -62,6 +62,7 @@ impl Sequencer {
                 self.for_one(name, right);
                 return self.plant(name, seq, 1);
             }
+            Fault::RefusedAndShown { .. } => self.cast(name, right),
             _ => return self.cast(name, right),
         }
         self.plant(name, seq, audience);
