@@ -1,5 +1,6 @@
 //! The bare servers of a floor, as real child processes.
 
+use std::cell::Cell;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use io_uring::IoUring;
-use tidegate_load::floor::{Bare, Broadcast, FloorError, Floors, Loop};
+use tidegate_load::floor::{Bare, Broadcast, Clients, FloorError, Floors, Loop};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_tidegate-load");
 const FRAME: [u8; 6] = [0x82, 4, b't', b'i', b'd', b'e'];
@@ -39,6 +40,19 @@ fn client(addr: SocketAddr) -> io::Result<TcpStream> {
 
 fn clients(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpStream>> {
     (0..count).map(|_| client(addr)).collect()
+}
+
+/// The buffers of its sockets hold all that a test sends.
+struct Readers {
+    _sockets: Vec<TcpStream>,
+    resting: Cell<Option<bool>>,
+}
+
+impl Clients for Readers {
+    fn rest(&self, sockets: usize, resting: bool) {
+        assert_eq!(sockets, 20);
+        assert_ne!(self.resting.replace(Some(resting)), Some(resting), "they are told what is new");
+    }
 }
 
 #[test]
@@ -109,7 +123,8 @@ fn both_loops_are_measured_side_by_side() {
     if loops().len() < 2 {
         return;
     }
-    let mut floors = Floors::with(Path::new(BINARY), 20, |addr| clients(addr, 20)).expect("both stand");
+    let connect = |addr| Ok(Readers { _sockets: clients(addr, 20)?, resting: Cell::default() });
+    let mut floors = Floors::with(Path::new(BINARY), 20, connect).expect("both stand");
     assert!(floors.left_out.is_none() && floors.sockets() == 20);
     let broadcast = Broadcast { frame: FRAME.to_vec(), rounds: 50, spacing: Duration::from_millis(1) };
     let mut told = Vec::new();

@@ -27,7 +27,19 @@ pub struct Broadcast {
     pub spacing: Duration,
 }
 
-/// Both bare servers, each with its clients (`C`, dropped with them).
+/// Clients of a bare server, gone when dropped.
+pub trait Clients {
+    /// Whether they leave their `sockets` sockets alone: those of the loop that is not measured should cost nothing.
+    fn rest(&self, sockets: usize, resting: bool);
+}
+
+impl Clients for Fleet {
+    fn rest(&self, sockets: usize, resting: bool) {
+        self.pause(0..sockets as u32, resting);
+    }
+}
+
+/// Both bare servers, each with its clients.
 #[derive(Debug)]
 pub struct Floors<C> {
     sockets: usize,
@@ -55,7 +67,7 @@ impl Floors<Fleet> {
     }
 }
 
-impl<C> Floors<C> {
+impl<C: Clients> Floors<C> {
     /// The same with clients of the caller's.
     pub fn with(
         binary: &Path,
@@ -73,6 +85,7 @@ impl<C> Floors<C> {
             };
             let clients = connect(bare.addr())?;
             bare.wait_connected(sockets)?;
+            clients.rest(sockets, true);
             floors.loops.push((which, bare, clients));
         }
         Ok(floors)
@@ -87,8 +100,10 @@ impl<C> Floors<C> {
         let mut pair = Pair::default();
         let count = self.loops.len();
         for nth in 0..count {
-            let (which, bare, _) = &mut self.loops[(nth + self.slices) % count];
+            let (which, bare, clients) = &mut self.loops[(nth + self.slices) % count];
+            clients.rest(self.sockets, false);
             let slice = bare.broadcast(&broadcast.frame, broadcast.rounds, broadcast.spacing)?;
+            clients.rest(self.sockets, true);
             if slice.short as f64 > slice.sends as f64 * SHORT_SHARE_MAX {
                 return Err(FloorError::Short { name: which.name(), short: slice.short, sends: slice.sends });
             }
