@@ -212,9 +212,9 @@ fn it_connects_joins_and_is_shown_everything() {
     assert!(stage.client.is_established());
     stage.feed(&batch(3, &[4, 5]));
     stage.feed(&batch(5, &[6]));
-    let judgement = stage.judge(1..=6);
+    let judgement = stage.judge(4..=6);
     assert!(judgement.findings.is_clean(), "{:?}", judgement.findings);
-    assert_eq!((judgement.expected, judgement.received), (3, 3), "what came before the join is not expected");
+    assert_eq!((judgement.expected, judgement.received), (3, 3));
     assert_eq!(judgement.latency[0].all.len(), 3);
 }
 

@@ -8,7 +8,7 @@ use tidegate_proto::v1::{self, ClientFrame, ServerFrame, StreamState, client_fra
 
 use super::*;
 use crate::judge::{Answered, Kind};
-use crate::payload::{Stamp, content};
+use crate::payload::{Stamp, TYPE, content};
 use crate::population::GroupClass;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,8 +41,8 @@ fn frame(id: u32, body: Body) -> Vec<u8> {
 
 fn batch(after: u64, upto: u64) -> Vec<u8> {
     let message = |seq: u64| {
-        let (id, content) = ((100 + seq).to_string(), content(stamp(seq), 64));
-        v1::Message { seq, id, content, ..v1::Message::default() }
+        let (id, r#type, content) = ((100 + seq).to_string(), TYPE.to_owned(), content(stamp(seq), 64));
+        v1::Message { seq, id, r#type, content, ..v1::Message::default() }
     };
     let messages = (after + 1..=upto).map(message).collect();
     let (stream, epoch) = (GROUP.to_owned(), "e".to_owned());

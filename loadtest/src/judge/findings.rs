@@ -4,6 +4,8 @@ use std::fmt;
 
 /// Most findings that are kept with their text.
 pub const FINDINGS_MAX: usize = 100;
+/// So many of each kind are kept even beyond that: a flood of losses must not hide the hole that they came from.
+const OF_EACH_KIND_MIN: usize = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -52,6 +54,8 @@ impl fmt::Display for Kind {
 #[derive(Clone, Debug, Default)]
 pub struct Findings {
     counts: [u64; Kind::ALL.len()],
+    /// Texts of each kind.
+    kept: [usize; Kind::ALL.len()],
     texts: Vec<String>,
 }
 
@@ -69,7 +73,8 @@ impl Findings {
 
     /// Keeps words for what is counted elsewhere.
     pub(super) fn keep(&mut self, kind: Kind, what: impl FnOnce() -> String) {
-        if self.has_room() {
+        if self.has_room() || self.kept[kind as usize] < OF_EACH_KIND_MIN {
+            self.kept[kind as usize] += 1;
             self.texts.push(format!("{kind}: {}", what()));
         }
     }
@@ -94,7 +99,7 @@ impl Findings {
         for (mine, more) in self.counts.iter_mut().zip(other.counts) {
             *mine += more;
         }
-        let room = FINDINGS_MAX - self.texts.len();
+        let room = (FINDINGS_MAX + OF_EACH_KIND_MIN * Kind::ALL.len()).saturating_sub(self.texts.len());
         self.texts.extend(other.texts.into_iter().take(room));
     }
 }
