@@ -233,9 +233,13 @@ mod tests {
         if KernelMemory::read().is_err() || IoUring::new(2).is_err() {
             return;
         }
-        // Tests beside this one open sockets as well: then it says so instead of guessing.
-        if let Ok(bytes) = bare_socket_bytes(4_000) {
-            assert!((2_000.0..8_000.0).contains(&bytes), "{bytes}");
+        // Whatever else runs meanwhile opens and closes sockets as well: then it says so, or a measurement is off, and is
+        // made again.
+        let mut measured = Vec::new();
+        while measured.len() < 10 && !measured.iter().flatten().any(|bytes| (2_000.0..8_000.0).contains(bytes)) {
+            measured.push(bare_socket_bytes(4_000).ok());
         }
+        let in_range = measured.iter().flatten().any(|bytes| (2_000.0..8_000.0).contains(bytes));
+        assert!(in_range || measured.iter().all(Option::is_none), "{measured:?}");
     }
 }
