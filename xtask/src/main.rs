@@ -5,6 +5,7 @@
 mod autobahn;
 mod command;
 mod faults;
+mod sim;
 mod test;
 mod workspace;
 
@@ -27,6 +28,8 @@ enum Command {
     Deny,
     /// Breaks a real node under load and judges what its clients saw.
     Faults(faults::Args),
+    /// Simulates seeds: gateways, control and clients in one virtual world, judged by oracles.
+    Sim(sim::Args),
     /// Runs Autobahn's WebSocket cases against the echo listener (needs Python 3 with venv).
     Autobahn(autobahn::Args),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Deny => test::deny(),
         Command::Faults(args) => faults::run(&args),
+        Command::Sim(args) => sim::run(&args),
         Command::Autobahn(args) => autobahn::run(&args),
     };
     match done {

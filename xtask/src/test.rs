@@ -2,11 +2,12 @@
 
 use crate::command::{self, cache, cargo};
 
-/// Formatting, lints, every test.
+/// Formatting, lints, every test, and the simulator's seeds.
 pub fn run_all(cargo: &str) -> anyhow::Result<()> {
     command::run(cargo, &["fmt", "--all", "--check"])?;
     command::run(cargo, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"])?;
-    command::run(cargo, &["test", "--workspace", "--locked", "--no-fail-fast"])
+    command::run(cargo, &["test", "--workspace", "--locked", "--no-fail-fast"])?;
+    crate::sim::fixed_and_fresh()
 }
 
 pub fn run() -> anyhow::Result<()> {

@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tidegate-gateway-ring", &["tidegate-gateway-core"]),
     ("tidegate-load", &["tidegate-proto"]),
     ("tidegate-proto", &[]),
+    ("tidegate-sim", &["tidegate-control-core", "tidegate-gateway-core", "tidegate-proto"]),
     ("xtask", &["tidegate-load"]),
 ];
 

@@ -11,4 +11,5 @@
 pub mod contract;
 pub mod domain;
 pub mod partition;
+pub mod planted;
 pub mod ports;

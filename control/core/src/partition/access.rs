@@ -6,6 +6,7 @@ use super::heads::{Mode, Standing};
 use super::sequencer::{Denied, Partition, refused};
 use crate::domain::names::EVERYBODY;
 use crate::domain::{Epoch, ErrorCode, Gid, Seq, StreamKey, StreamKind, Uid};
+use crate::planted::{self, Bug};
 use crate::ports::{Group, Head, Member, MessageStore, StoreError};
 
 /// The part of a stream that somebody may read: seqs above `floor`, up to `head`. `head` is where the stream stood when the
@@ -63,7 +64,8 @@ impl<S: MessageStore> Partition<S> {
             Some(_) if purpose == Purpose::Join => {
                 return Err(refused(ErrorCode::Forbidden, "no longer a member of this group"));
             }
-            Some(left) => view.head = view.head.min(left),
+            Some(left) if !planted::is(Bug::KickedMemberReadsOn) => view.head = view.head.min(left),
+            Some(_) => {}
             None => {}
         }
         if self.config.group_history == GroupHistory::FromJoin {

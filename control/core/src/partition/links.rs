@@ -15,6 +15,7 @@ use super::interest::{Interest, Slot};
 use super::sequencer::elapsed;
 use super::stats::PartitionStats;
 use crate::domain::{Lsn, OwnerEpoch, StreamKey, Timestamp};
+use crate::planted::{self, Bug};
 
 /// Gateways that one partition serves at once.
 pub const ATTACHMENTS_MAX: usize = 1_024;
@@ -259,6 +260,9 @@ impl Links {
         match cursor {
             // A place that this log does not have: its end was lost, or it is another log.
             Some((epoch, lsn)) if epoch > owner || lsn > at => self.reset(slot, at, stats, out),
+            Some((_, lsn)) if planted::is(Bug::ReplaySkipsSeam) => {
+                attachment.state = State::CatchUp { from: lsn.next().min(at) };
+            }
             cursor => attachment.state = State::CatchUp { from: cursor.map_or(up, |(_, lsn)| lsn) },
         }
         stats.catch_ups += u64::from(cursor.is_some());
@@ -273,7 +277,8 @@ impl Attachment {
             return false;
         }
         if self.credit <= 0 {
-            self.state = State::CatchUp { from: Lsn(lsn.0 - 1) };
+            let skips = planted::is(Bug::CreditSkipsRecord);
+            self.state = State::CatchUp { from: if skips { lsn } else { Lsn(lsn.0 - 1) } };
             stats.catch_ups += 1;
             return false;
         }

@@ -13,6 +13,7 @@ use super::reads::too_many_streams;
 use super::sequencer::{Denied, Partition, refused};
 use crate::domain::names::EVERYBODY;
 use crate::domain::{Epoch, ErrorCode, Refusal, Seq, StreamKey, StreamKind, Uid};
+use crate::planted::{self, Bug};
 use crate::ports::{DeviceMark, Head, MessageStore, PageLimit, StoreError, Stored};
 
 const PAGE: PageLimit = PageLimit { messages: limits::OPEN_PAGE_MESSAGES_MAX, bytes: limits::OPEN_PAGE_BYTES_MAX };
@@ -133,7 +134,7 @@ impl<S: MessageStore> Partition<S> {
 
     fn answer_open(&mut self, slot: Slot, corr: u64, answers: Vec<Opened>, out: &mut Vec<Output>) {
         for opened in answers {
-            if opened.result.is_ok() {
+            if opened.result.is_ok() && !planted::is(Bug::InterestForgotten) {
                 self.links.interest.add(&opened.stream, slot);
             }
             if let Some(attachment) = self.links.attachment(slot) {
@@ -152,6 +153,8 @@ impl<S: MessageStore> Partition<S> {
             None => (self.start(open, view, head)?, false),
             Some((epoch, seq)) => match epoch.parse::<Epoch>() {
                 Ok(epoch) if epoch == head.epoch && (oldest..=head.head).contains(seq) => (*seq, false),
+                Ok(epoch) if epoch == head.epoch && planted::is(Bug::FutureCursorBelieved) => (*seq, false),
+                _ if planted::is(Bug::ForeignCursorBelieved) => ((*seq).min(head.head), false),
                 _ => (oldest, true),
             },
         };
@@ -179,7 +182,8 @@ impl<S: MessageStore> Partition<S> {
         let start = match view.stream.kind() {
             StreamKind::Inbox => {
                 let nearest = Seq(head.head.0.saturating_sub(self.config.offline_max));
-                own.or(furthest(&marks)).unwrap_or(Seq::ZERO).max(nearest)
+                let unknown = if planted::is(Bug::NewDeviceAtHead) { head.head } else { Seq::ZERO };
+                own.or(furthest(&marks)).unwrap_or(unknown).max(nearest)
             }
             _ => own.unwrap_or(head.head),
         };
@@ -188,9 +192,10 @@ impl<S: MessageStore> Partition<S> {
 
     /// Messages of `(start, head]`, if they fit a page.
     fn recovery(&self, view: &View, head: Head, start: Seq) -> Result<Option<Vec<Stored>>, StoreError> {
-        if head.head.0 - start.0 > PAGE.messages as u64 {
+        if head.head.0.saturating_sub(start.0) > PAGE.messages as u64 {
             return Ok(None);
         }
+        let start = if planted::is(Bug::PageSkipsFirst) { start.next().min(head.head) } else { start };
         let page = self.page(view, head, start, PAGE)?;
         Ok((page.upto >= head.head).then_some(page.messages))
     }

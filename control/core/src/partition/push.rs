@@ -12,6 +12,7 @@ use super::{dedup, limits};
 use crate::domain::names::EVERYBODY;
 use crate::domain::record::Dedup;
 use crate::domain::{Body, ErrorCode, Gid, MessageId, Place, Seq, StreamKey, StreamKind, Timestamp, Uid};
+use crate::planted::{self, Bug};
 use crate::ports::{DedupHit, MessageStore};
 
 /// The caller's key for a push.
@@ -115,7 +116,7 @@ impl<S: MessageStore> Partition<S> {
             (Mode::OpenGroup, Some(_)) if stream.as_str() == EVERYBODY => {
                 Err(refused(ErrorCode::Forbidden, "only backends write to everybody"))
             }
-            (Mode::MembersGroup, Some(sender)) => {
+            (Mode::MembersGroup, Some(sender)) if !planted::is(Bug::StrangerWrites) => {
                 let gid: Gid = stream.gid().ok_or_else(|| refused(ErrorCode::Internal, "not a group"))?;
                 match self.present(&gid, sender)? {
                     Some(_) => Ok(standing),
@@ -140,6 +141,7 @@ impl<S: MessageStore> Partition<S> {
         let Some(dedup) = dedup::of_push(push, stream) else { return Ok(Key::None) };
         let hit = match self.batch.overlay.dedup.get(&dedup.key) {
             Some(hit) => Some(*hit),
+            None if planted::is(Bug::DedupLostAtRestart) && self.origin.owner_epoch.0 > 1 => None,
             None => self.store.dedup(&dedup.key)?,
         };
         match hit {

@@ -12,6 +12,7 @@ use crate::domain::{
     Append, Body, Epoch, ErrorCode, GroupChange, LeaveReason, Lsn, MembershipChange, Place, Record, Refusal, Seq,
     StreamKey, StreamKind, Timestamp, Uid,
 };
+use crate::planted::{self, Bug};
 use crate::ports::Stored;
 
 /// What a Deliver costs at least beside its texts. Never more than it takes on the link, or credit would leak away: what a
@@ -148,7 +149,8 @@ impl Links {
             }
         }
         if let (Some(change), Some(place), Some(hash)) = (&append.membership, append.places.first(), hashes.first()) {
-            for slot in self.concerned(&place.stream, *hash, &change.uid).iter().filter(wanted) {
+            let told = change.role.is_some() || !planted::is(Bug::LeavingUntold);
+            for slot in self.concerned(&place.stream, *hash, &change.uid).iter().filter(wanted).filter(|_| told) {
                 items.push((*slot, membership(lsn, change, place)));
             }
         }
@@ -173,7 +175,9 @@ impl Links {
         for (slot, item) in items.iter_mut().rev() {
             if !complete.contains(slot) {
                 complete.push(*slot);
-            } else if let LinkItem::Deliver { lsn: said, .. } | LinkItem::Membership { lsn: said, .. } = item {
+            } else if let LinkItem::Deliver { lsn: said, .. } | LinkItem::Membership { lsn: said, .. } = item
+                && !planted::is(Bug::CompleteTooEarly)
+            {
                 *said = Lsn(lsn.0 - 1);
             }
         }

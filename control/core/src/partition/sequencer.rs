@@ -16,6 +16,7 @@ use super::links::Links;
 use super::stats::PartitionStats;
 use crate::domain::{Epoch, ErrorCode, Lsn, PartitionId, Record, Refusal, Timestamp};
 use crate::partition::api::Origin;
+use crate::planted::{self, Bug};
 use crate::ports::{MessageStore, StoreError};
 
 /// Commits that may fail in a row before the batch is given up and its commands are refused with UNAVAILABLE.
@@ -88,10 +89,12 @@ impl<S: MessageStore> Partition<S> {
     /// `seed` is for hash tables alone: it changes no output.
     pub fn new(id: PartitionId, store: S, config: PartitionConfig, seed: u64) -> Result<Self, StoreError> {
         let origin = Origin { partition: id, owner_epoch: store.owner_epoch() };
+        let forgets = planted::is(Bug::ClockRunsBackwards);
+        let last_timestamp = if forgets { Timestamp::default() } else { store.last_timestamp() };
         Ok(Partition {
             origin,
             base_epoch: store.base_epoch(),
-            clock: Clock::new(config.worker, store.last_timestamp()),
+            clock: Clock::new(config.worker, last_timestamp),
             now: store.last_timestamp(),
             heads: Heads::new(config.heads_max, seed),
             batch: Batch::new(seed),
@@ -242,7 +245,11 @@ impl<S: MessageStore> Partition<S> {
             return Err(StoreError::Unavailable(why));
         }
         self.tries = 0;
-        self.heads.rollback();
+        if planted::is(Bug::AbandonedSeqBlock) {
+            self.heads.commit();
+        } else {
+            self.heads.rollback();
+        }
         self.links.begin_turn();
         let mut batch = std::mem::replace(&mut self.batch, Batch::new(0));
         let last = self.store.last_lsn();
@@ -311,7 +318,10 @@ impl<S: MessageStore> Partition<S> {
     fn give_up(&mut self, effect: Effect, last: Lsn, out: &mut Vec<Output>) {
         match effect {
             Effect::Reply { token, result } => {
-                let result = result.and_then(|_| Err(unavailable()));
+                let result = match planted::is(Bug::OkWithoutCommit) {
+                    true => result,
+                    false => result.and_then(|_| Err(unavailable())),
+                };
                 self.answer(token, result, out);
             }
             Effect::Pull { token, .. } | Effect::Heads { token, .. } => self.answer(token, Err(unavailable()), out),
@@ -353,6 +363,9 @@ impl<S: MessageStore> Partition<S> {
     /// The epoch of a group that begins: a bijection of a fresh message id, so it was never used by this store before.
     pub(super) fn new_epoch(&mut self) -> Epoch {
         loop {
+            if planted::is(Bug::GroupKeepsItsEpoch) {
+                return Epoch(self.base_epoch.0 ^ 1);
+            }
             let (id, _) = self.clock.stamp(self.now);
             let mut mixed = self.base_epoch.0 ^ id.0;
             mixed = (mixed ^ mixed >> 30).wrapping_mul(EPOCH_MIX[0]);

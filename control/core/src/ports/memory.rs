@@ -25,6 +25,8 @@ pub enum Fault {
     DiesBefore,
     /// The records are durable, but the process dies before it hears so.
     DiesAfter,
+    /// The process dies in the middle: the first so many records are durable, the torn rest is cut at the next opening.
+    DiesWithin { kept: usize },
 }
 
 /// The durable part; clones are the same disk.
@@ -199,18 +201,19 @@ impl MessageStore for MemoryStore {
             return Ok(self.index.last_lsn);
         }
         let fault = platter.faults.pop_front().unwrap_or(Fault::None);
-        match fault {
-            Fault::None | Fault::DiesAfter => {}
+        let kept = match fault {
+            Fault::None | Fault::DiesAfter => records.len(),
             Fault::Unavailable => return Err(StoreError::Unavailable("planted".into())),
-            Fault::DiesBefore => return Err(StoreError::Fatal("planted before the write".into())),
-        }
+            Fault::DiesBefore => 0,
+            Fault::DiesWithin { kept } => kept.min(records.len()),
+        };
         let mut lsn = self.index.last_lsn;
-        for record in records {
+        for record in &records[..kept] {
             lsn = lsn.next();
             platter.records.push((lsn, record.clone()));
         }
-        if fault == Fault::DiesAfter {
-            return Err(StoreError::Fatal("planted after the write".into()));
+        if fault != Fault::None {
+            return Err(StoreError::Fatal("planted at the write".into()));
         }
         let mut lsn = self.index.last_lsn;
         for record in records {

@@ -1,0 +1,206 @@
+//! `tidegate-sim`: runs seeds, says which fail, and makes what fails small. `cargo xtask sim` builds and calls it.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use clap::Parser;
+use tidegate_sim::plan::Plan;
+use tidegate_sim::planted::Planted;
+use tidegate_sim::run;
+use tidegate_sim::shrink::shrink;
+use tidegate_sim::trace::Trace;
+
+#[derive(Parser)]
+#[command(name = "tidegate-sim", about = "Seeded simulation of gateways, control and clients")]
+struct Args {
+    /// So many seeds, from `--from` on.
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// One seed only.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Print every event of each seed to standard output.
+    #[arg(long)]
+    trace: bool,
+    /// Threads; each runs whole seeds.
+    #[arg(long, default_value_t = 2)]
+    threads: u64,
+    /// Also what is known to fail: see docs/testing.md.
+    #[arg(long)]
+    open: bool,
+    /// Go on after a violation, and list all seeds that fail.
+    #[arg(long)]
+    all: bool,
+    /// Plant this bug, by its name; `list` names them, `all` looks for each in turn and says which seed finds it.
+    #[arg(long)]
+    planted: Option<String>,
+    /// Print the failing plan as it is, without making it smaller.
+    #[arg(long)]
+    no_shrink: bool,
+}
+
+/// What the threads share.
+struct Shared {
+    next: AtomicU64,
+    from: u64,
+    end: u64,
+    stop: AtomicBool,
+    failed: Mutex<Vec<(u64, String)>>,
+    virtual_ns: AtomicU64,
+    turns: AtomicU64,
+    shown: AtomicU64,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    // A violation says what panicked; the default hook would say it for every run of the shrinker.
+    std::panic::set_hook(Box::new(|_| {}));
+    match args.planted.as_deref() {
+        None => simulate(&args, None),
+        Some("list") => {
+            Planted::all().into_iter().for_each(|planted| println!("{planted}"));
+            ExitCode::SUCCESS
+        }
+        Some("all") => hunt(&args),
+        Some(name) => match Planted::all().into_iter().find(|planted| planted.to_string() == name) {
+            Some(planted) => simulate(&args, Some(planted)),
+            None => {
+                eprintln!("no such planted bug: {name} (those of the partition need --features planted)");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}
+
+/// Looks for each planted bug. One that no seed of the range finds is a failure.
+fn hunt(args: &Args) -> ExitCode {
+    let mut missed = 0;
+    for planted in Planted::all() {
+        let shared = search(args, Some(planted));
+        let found = shared.failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_iter().min();
+        match found {
+            Some((seed, violation)) => {
+                let plan = Plan::of(seed, args.open);
+                let plan = if args.no_shrink { plan } else { shrink(&plan, Some(planted)) };
+                let events = run(&plan, Some(planted), Trace::on()).1.lines().len();
+                let steps = plan.script.len();
+                println!("| `{planted}` | {seed} | {steps} | {events} | {} |", violation.replace('|', "/"));
+            }
+            None => {
+                missed += 1;
+                println!("| `{planted}` | not found | | | |");
+            }
+        }
+    }
+    if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn simulate(args: &Args, planted: Option<Planted>) -> ExitCode {
+    let began = Instant::now();
+    let shared = search(args, planted);
+    let seconds = began.elapsed().as_secs_f64();
+    let runs = shared.next.load(Ordering::Relaxed).min(shared.end) - shared.from;
+    eprintln!(
+        "{runs} seeds in {seconds:.1} s: {:.0} seeds/s, {:.0} simulated seconds per second, {:.0} turns/s, {} messages shown",
+        runs as f64 / seconds,
+        shared.virtual_ns.load(Ordering::Relaxed) as f64 / 1e9 / seconds,
+        shared.turns.load(Ordering::Relaxed) as f64 / seconds,
+        shared.shown.load(Ordering::Relaxed),
+    );
+    let mut failed = shared.failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    failed.sort();
+    for (seed, violation) in &failed {
+        println!("seed {seed}: {violation}");
+    }
+    match failed.first() {
+        None => ExitCode::SUCCESS,
+        Some((seed, _)) => {
+            if !args.all && !args.trace {
+                explain(*seed, planted, args);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the seeds of the range, until one fails unless all are asked for.
+fn search(args: &Args, planted: Option<Planted>) -> Shared {
+    let (from, end) = match args.seed {
+        Some(seed) => (seed, seed + 1),
+        None => (args.from, args.from.saturating_add(args.seeds)),
+    };
+    let shared = Shared {
+        next: AtomicU64::new(from),
+        from,
+        end,
+        stop: AtomicBool::new(false),
+        failed: Mutex::default(),
+        virtual_ns: AtomicU64::new(0),
+        turns: AtomicU64::new(0),
+        shown: AtomicU64::new(0),
+    };
+    // Traces of several threads would mix.
+    let threads = if args.trace { 1 } else { args.threads.max(1) };
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| work(&shared, args, planted));
+        }
+    });
+    shared
+}
+
+fn work(shared: &Shared, args: &Args, planted: Option<Planted>) {
+    while !shared.stop.load(Ordering::Relaxed) {
+        let seed = shared.next.fetch_add(1, Ordering::Relaxed);
+        if seed >= shared.end {
+            return;
+        }
+        let trace = if args.trace { Trace::on() } else { Trace::default() };
+        let (outcome, trace) = run(&Plan::of(seed, args.open), planted, trace);
+        if args.trace {
+            print(&trace.lines());
+        }
+        shared.virtual_ns.fetch_add(outcome.lasted, Ordering::Relaxed);
+        shared.turns.fetch_add(outcome.turns, Ordering::Relaxed);
+        shared.shown.fetch_add(outcome.shown as u64, Ordering::Relaxed);
+        if let Some(violation) = outcome.violation {
+            shared.failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push((seed, violation));
+            if !args.all {
+                shared.stop.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+/// The failing seed, small, and what happens in it.
+fn explain(seed: u64, planted: Option<Planted>, args: &Args) {
+    let plan = Plan::of(seed, args.open);
+    let plan = if args.no_shrink { plan } else { shrink(&plan, planted) };
+    let (outcome, trace) = run(&plan, planted, Trace::on());
+    println!("features: {}", plan.features);
+    println!("shape: {:?}", plan.shape);
+    for (at, action) in &plan.script {
+        println!("{:>12.6} ms  {action:?}", *at as f64 / 1e6);
+    }
+    println!("trace ({} events):", trace.lines().len());
+    print(&trace.lines());
+    println!("violation: {}", outcome.violation.unwrap_or_else(|| "none in the smaller plan".to_owned()));
+    println!("replay: cargo xtask sim --seed {seed} --trace");
+}
+
+fn print(lines: &[String]) {
+    let mut out = std::io::stdout().lock();
+    for line in lines {
+        // A reader that went away wants no more.
+        if writeln!(out, "{line}").is_err() {
+            return;
+        }
+    }
+}

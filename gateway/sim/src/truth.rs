@@ -1,0 +1,196 @@
+//! What is true: the durable history, read as it grows, and what follows from it about who may see what.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidegate_control_core::domain::{Append, Body, Content, GroupChange, Lsn, Record};
+
+/// A place in a stream: `(stream, epoch)`.
+pub type Life = (String, String);
+
+#[derive(Debug, Default)]
+pub struct Truth {
+    pub lives: BTreeMap<Life, History>,
+    /// The present epoch of each stream that has one.
+    pub epochs: BTreeMap<String, String>,
+    groups: BTreeMap<Life, Group>,
+    /// Dedup keys of the present disk, with the message that used them.
+    keys: BTreeMap<[u8; 16], u64>,
+    /// The furthest place that any device has acknowledged, per life of a stream.
+    pub marks: BTreeMap<Life, u64>,
+    /// What retention took, per disk.
+    trimmed: Vec<Lsn>,
+    last_id: u64,
+    last_ts: i64,
+    disk: usize,
+}
+
+/// Messages of one life of a stream, seq 1 first.
+#[derive(Debug, Default)]
+pub struct History {
+    pub messages: Vec<(Lsn, Arc<Body>)>,
+    /// The disk that held it.
+    pub disk: usize,
+}
+
+#[derive(Debug, Default)]
+struct Group {
+    open: bool,
+    dismissed: bool,
+    /// `(joined, left)` of each stay, by uid.
+    stays: BTreeMap<String, Vec<(u64, Option<u64>)>>,
+}
+
+impl Truth {
+    /// The disk was lost: what was on it stays true for those who saw it, and its keys are forgotten.
+    pub fn lose_disk(&mut self) {
+        self.disk += 1;
+        self.keys.clear();
+        self.epochs.clear();
+        (self.last_id, self.last_ts) = (0, 0);
+    }
+
+    pub fn disk(&self) -> usize {
+        self.disk
+    }
+
+    /// Retention of the present disk has come so far.
+    pub fn trim(&mut self, upto: Lsn) {
+        self.trimmed.resize(self.disk + 1, Lsn(0));
+        self.trimmed[self.disk] = upto;
+    }
+
+    pub fn add(&mut self, lsn: Lsn, record: &Record) -> Result<(), String> {
+        match record {
+            Record::Append(append) => self.append(lsn, append),
+            Record::Group(change) => {
+                self.change_group(change);
+                Ok(())
+            }
+            Record::Mark(mark) | Record::Read(mark) => {
+                let life = (mark.stream.to_string(), mark.epoch.to_string());
+                let head = self.lives.get(&life).map_or(0, |life| life.messages.len() as u64);
+                if mark.seq.0 > head {
+                    return Err(format!("{}: a mark at {} beyond the head {head}", mark.stream, mark.seq));
+                }
+                if matches!(record, Record::Mark(_)) {
+                    let furthest = self.marks.entry(life).or_default();
+                    *furthest = mark.seq.0.max(*furthest);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn append(&mut self, lsn: Lsn, append: &Append) -> Result<(), String> {
+        let body = &append.body;
+        if body.id.0 <= self.last_id || body.ts.0 < self.last_ts {
+            return Err(format!("message {} stands behind {}: ids and times only rise", body.id, self.last_id));
+        }
+        (self.last_id, self.last_ts) = (body.id.0, body.ts.0);
+        if let Some(dedup) = &append.dedup
+            && let Some(earlier) = self.keys.insert(dedup.key, body.id.0)
+        {
+            return Err(format!("one key, two messages: {earlier} and {}", body.id));
+        }
+        for place in &append.places {
+            let life = (place.stream.to_string(), place.epoch.to_string());
+            self.epochs.insert(life.0.clone(), life.1.clone());
+            let disk = self.disk;
+            let history = self.lives.entry(life).or_insert_with(|| History { disk, ..History::default() });
+            history.messages.push((lsn, body.clone()));
+            if history.messages.len() as u64 != place.seq.0 || history.disk != disk {
+                let due = history.messages.len();
+                return Err(format!("{} has seq {} where {due} is due: a hole or a twin", place.stream, place.seq));
+            }
+        }
+        if let (Some(change), Some(place)) = (&append.membership, append.places.first()) {
+            let group = self.groups.entry((place.stream.to_string(), place.epoch.to_string())).or_default();
+            let stays = group.stays.entry(change.uid.to_string()).or_default();
+            let present = stays.last().is_some_and(|(_, left)| left.is_none());
+            match (change.role.is_some(), present) {
+                (true, false) => stays.push((place.seq.0, None)),
+                (false, true) => stays.iter_mut().rev().take(1).for_each(|stay| stay.1 = Some(place.seq.0)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn change_group(&mut self, change: &GroupChange) {
+        let life = (change.gid.stream().to_string(), change.epoch.to_string());
+        self.epochs.insert(life.0.clone(), life.1.clone());
+        let head = self.lives.get(&life).map_or(0, |history| history.messages.len() as u64);
+        let group = self.groups.entry(life).or_default();
+        (group.open, group.dismissed) = (change.open, change.dismissed);
+        for stay in group.stays.values_mut().filter_map(|stays| stays.last_mut()) {
+            stay.1.get_or_insert(head);
+        }
+    }
+
+    /// The present epoch and head; a stream without messages has neither.
+    pub fn head(&self, stream: &str) -> Option<(&str, u64)> {
+        let epoch = self.epochs.get(stream)?;
+        let head = self.lives.get(&(stream.to_owned(), epoch.clone())).map_or(0, |life| life.messages.len() as u64);
+        Some((epoch, head))
+    }
+
+    pub fn message(&self, life: &Life, seq: u64) -> Option<&Arc<Body>> {
+        let messages = &self.lives.get(life)?.messages;
+        messages.get(usize::try_from(seq).ok()?.checked_sub(1)?).map(|(_, body)| body)
+    }
+
+    /// The highest seq of this life that retention took.
+    pub fn trimmed_upto(&self, life: &Life) -> u64 {
+        let Some(history) = self.lives.get(life) else { return 0 };
+        let upto = self.trimmed.get(history.disk).copied().unwrap_or_default();
+        history.messages.partition_point(|(lsn, _)| *lsn <= upto) as u64
+    }
+
+    pub fn is_trimmed(&self, life: &Life, seq: u64) -> bool {
+        seq <= self.trimmed_upto(life)
+    }
+
+    /// Whether the log lets this user see what stands there.
+    pub fn may_see(&self, uid: &str, life: &Life, seq: u64) -> bool {
+        let stream = &life.0;
+        if let Some(owner) = stream.strip_prefix("u:") {
+            return owner == uid;
+        }
+        if stream == "g:_all" {
+            return true;
+        }
+        let Some(group) = self.groups.get(life) else { return false };
+        let within = |(joined, left): &(u64, Option<u64>)| *joined <= seq && left.is_none_or(|left| seq <= left);
+        group.open || group.stays.get(uid).is_some_and(|stays| stays.iter().any(within))
+    }
+
+    /// Whether the user is to hear of this group now without asking.
+    pub fn is_member(&self, uid: &str, stream: &str) -> bool {
+        let Some(epoch) = self.epochs.get(stream) else { return false };
+        let group = self.groups.get(&(stream.to_owned(), epoch.clone()));
+        group.is_some_and(|group| {
+            let stays = group.stays.get(uid).and_then(|stays| stays.last());
+            !group.dismissed && stays.is_some_and(|(_, left)| left.is_none())
+        })
+    }
+
+    /// Whether anyone may follow this group now.
+    pub fn is_open(&self, stream: &str) -> bool {
+        let Some(epoch) = self.epochs.get(stream) else { return stream == "g:_all" };
+        let group = self.groups.get(&(stream.to_owned(), epoch.clone()));
+        stream == "g:_all" || group.is_some_and(|group| group.open && !group.dismissed)
+    }
+}
+
+pub fn text(body: &Body) -> &str {
+    match &body.content {
+        Content::Text(text) => text,
+        Content::Binary(_) => "",
+    }
+}
+
+/// Whether a connection of this platform sees the message.
+pub fn for_platform(body: &Body, platform: &str) -> bool {
+    body.platforms.is_empty() || body.platforms.iter().any(|name| **name == *platform)
+}
