@@ -32,7 +32,7 @@ impl World {
             Action::CreateGroup { group: number, open, members } => {
                 let users = self.plan.shape.users;
                 let members = if open { 0 } else { members };
-                let members = (0..users).filter(|at| members & 1 << at != 0).map(|at| uid(at)).collect();
+                let members = (0..users).filter(|at| members & 1 << at != 0).map(uid).collect();
                 let gid = gid(number);
                 self.operate(Command::CreateGroup { gid, name: "team".into(), open, creator: None, members });
             }
