@@ -32,7 +32,7 @@ pub fn up(gateway: GatewayId, origin: Origin, value: ToLink) -> Up {
         ToLink::Open { corr, uid, device, streams, auto_join } => {
             let stream = |open: link::OpenStream| LinkOpenStream {
                 stream: stream_up(&open.stream),
-                cursor: open.cursor.map(|(epoch, seq)| (epoch.0.as_ref().into(), control::Seq(seq.0))),
+                cursor: open.cursor.map(|(epoch, seq)| (epoch.as_str().into(), control::Seq(seq.0))),
             };
             let streams = streams.into_iter().map(stream).collect();
             Input::Open { gateway, open: LinkOpen { corr, uid: uid_up(&uid), device, streams, auto_join } }
@@ -255,11 +255,11 @@ fn head_down(head: &ports::Head) -> link::Head {
 }
 
 fn epoch_up(epoch: Option<Epoch>) -> Option<control::Epoch> {
-    epoch.map(|epoch| epoch.0.parse().unwrap_or(FOREIGN_EPOCH))
+    epoch.map(|epoch| epoch.as_str().parse().unwrap_or(FOREIGN_EPOCH))
 }
 
 fn epoch_down(epoch: control::Epoch) -> Epoch {
-    Epoch(epoch.to_string().into())
+    Epoch::from(epoch.to_string())
 }
 
 fn stream_up(stream: &StreamKey) -> control::StreamKey {

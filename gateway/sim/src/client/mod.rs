@@ -146,11 +146,11 @@ impl Client {
         self.traced = on;
     }
 
-    pub fn hello(&mut self, connection: u64) -> Hello {
+    pub fn hello(&mut self) -> Hello {
         self.change_places();
         let alive = self.views.values().filter(|view| !view.left);
         let cursors = alive.filter_map(|view| {
-            let epoch = tidegate_gateway_core::ids::Epoch(view.life.1.as_str().into());
+            let epoch = tidegate_gateway_core::ids::Epoch::from(view.life.1.as_str());
             let seq = tidegate_gateway_core::ids::Seq(view.last);
             Some((view.life.0.parse().ok()?, CoreCursor { epoch, seq }))
         });
@@ -167,7 +167,6 @@ impl Client {
             ping_interval_ms: 0,
             expires_in_ms: None,
             expires_at_ms: None,
-            connection_id: format!("c{connection}").into(),
             platform_name: self.reader.platform.into(),
         }
     }

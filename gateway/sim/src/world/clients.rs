@@ -40,9 +40,8 @@ impl World {
         }
         let gateway = *self.rng.pick(&open);
         let shard = self.rng.index(self.gateways[gateway].shards.len());
-        self.next_connection += 1;
         let client = &mut self.clients[number];
-        let hello = client.hello(self.next_connection);
+        let hello = client.hello();
         self.trace.note(now, || format!("client {number} dials gateway {gateway}: {:?}", hello.cursors));
         let life = self.gateways[gateway].life;
         let node = &mut self.gateways[gateway].shards[shard];
