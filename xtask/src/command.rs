@@ -13,9 +13,16 @@ pub fn root() -> PathBuf {
 
 /// Runs a program in the repository's root; its failure is ours.
 pub fn run(program: &str, args: &[&str]) -> anyhow::Result<()> {
-    eprintln!("xtask: {program} {}", args.join(" "));
+    run_with(program, args, &[])
+}
+
+/// As [`run`], with more in its environment.
+pub fn run_with(program: &str, args: &[&str], env: &[(&str, &str)]) -> anyhow::Result<()> {
+    let set: String = env.iter().map(|(name, value)| format!("{name}={value:?} ")).collect();
+    eprintln!("xtask: {set}{program} {}", args.join(" "));
     let status = Command::new(program)
         .args(args)
+        .envs(env.iter().copied())
         .current_dir(root())
         .status()
         .with_context(|| format!("cannot run {program}"))?;
@@ -33,8 +40,12 @@ pub fn cargo() -> String {
 /// Builds a binary of the workspace with the `--release` profile and returns its path.
 pub fn build(package: &str) -> anyhow::Result<PathBuf> {
     run(&cargo(), &["build", "--release", "--package", package])?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(target.join("release").join(package))
+    Ok(target().join("release").join(package))
+}
+
+/// Where cargo builds.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
 /// A folder outside the work tree for what is installed once and used again.

@@ -6,7 +6,17 @@ use crate::command::{self, cache, cargo};
 pub fn run_all(cargo: &str) -> anyhow::Result<()> {
     command::run(cargo, &["fmt", "--all", "--check"])?;
     command::run(cargo, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"])?;
-    command::run(cargo, &["test", "--workspace", "--locked", "--no-fail-fast"])
+    command::run(cargo, &["test", "--workspace", "--locked", "--no-fail-fast"])?;
+    loom(cargo)
+}
+
+/// Every order in which the gateway's threads can run, over the one crate that is compiled for it.
+fn loom(cargo: &str) -> anyhow::Result<()> {
+    let target = command::target().join("loom");
+    let args = ["test", "--release", "--locked", "--package", "tidegate-gateway-threads", "--test", "loom"];
+    let target = target.to_string_lossy();
+    let args = [&args[..], &["--target-dir", &*target]].concat();
+    command::run_with(cargo, &args, &[("RUSTFLAGS", "--cfg loom")])
 }
 
 pub fn run() -> anyhow::Result<()> {

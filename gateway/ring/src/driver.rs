@@ -140,13 +140,7 @@ impl RingDriver {
     fn sleep(&mut self, timeout: Option<Duration>) {
         match self.units.as_mut_slice() {
             [only] => only.queue().visit_and_wait(timeout),
-            several => {
-                // What is signalled after the reset ends the wait, what was signalled before it is found by looking.
-                self.doorbell.reset();
-                if !self.doorbell.is_rung() && !several.iter_mut().any(Unit::has_work) {
-                    self.doorbell.wait(timeout);
-                }
-            }
+            several => self.doorbell.sleep(timeout, || several.iter_mut().any(Unit::has_work)),
         }
     }
 }

@@ -1,23 +1,19 @@
 //! A shard's mailbox: one queue in, the hub's queue out, and the agreement about sleeping.
-//!
-//! The agreement (Dekker's): the shard says that it sleeps, then looks once more at its queue; a sender queues, then looks
-//! whether the shard sleeps. Both sides are sequentially consistent, so at least one sees the other, and nothing is left in
-//! the queue of a sleeping shard without a ring of its doorbell.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crossbeam_channel::Receiver;
 use tidegate_gateway_core::messages::ToHub;
 use tidegate_gateway_core::shard::{Mailbox, ShardInput};
+use tidegate_gateway_threads::{Bound, Sleep};
 
 use super::HubInbox;
 
 /// The shard's end.
 pub struct QueueMailbox<I> {
     pub queue: Receiver<ShardInput<I>>,
-    pub promotions: Arc<AtomicUsize>,
-    pub sleeping: Arc<AtomicBool>,
+    pub promotions: Arc<Bound>,
+    pub sleep: Arc<Sleep>,
     pub hub: HubInbox,
     /// `Stop` was taken: what is left to do is to see the last sockets closed, and nothing would wake a shard for that if
     /// there are none.
@@ -28,9 +24,7 @@ impl<I> Mailbox<I> for QueueMailbox<I> {
     fn next(&mut self) -> Option<ShardInput<I>> {
         let input = self.queue.try_recv().ok()?;
         match input {
-            ShardInput::Promote(_) => {
-                self.promotions.fetch_sub(1, Ordering::Relaxed);
-            }
+            ShardInput::Promote(_) => self.promotions.give_back(1),
             ShardInput::Stop => self.stopping = true,
             ShardInput::Hub(_) | ShardInput::Drain { .. } => {}
         }
@@ -42,20 +36,11 @@ impl<I> Mailbox<I> for QueueMailbox<I> {
     }
 
     fn may_sleep(&mut self) -> bool {
-        if self.stopping {
-            return false;
-        }
-        self.sleeping.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        if self.queue.is_empty() {
-            return true;
-        }
-        self.awake();
-        false
+        !self.stopping && self.sleep.begin(|| self.queue.is_empty())
     }
 
     fn awake(&mut self) {
-        self.sleeping.store(false, Ordering::SeqCst);
+        self.sleep.end();
     }
 }
 
@@ -73,23 +58,22 @@ mod tests {
         const ITEMS: u32 = 20_000;
         let (to, from) = crossbeam_channel::unbounded();
         let (bell, rung) = crossbeam_channel::bounded::<()>(1);
-        let sleeping = Arc::new(AtomicBool::new(false));
+        let sleep = Arc::new(Sleep::default());
         let (hub, _outlet) = hub_queue();
         let mut mailbox: QueueMailbox<()> = QueueMailbox {
             queue: from,
-            promotions: Arc::default(),
-            sleeping: Arc::clone(&sleeping),
+            promotions: Arc::new(Bound::new(0)),
+            sleep: Arc::clone(&sleep),
             hub,
             stopping: false,
         };
         let senders: Vec<_> = (0..2)
             .map(|_| {
-                let (to, bell, sleeping) = (to.clone(), bell.clone(), Arc::clone(&sleeping));
+                let (to, bell, sleep) = (to.clone(), bell.clone(), Arc::clone(&sleep));
                 thread::spawn(move || {
                     for over_ms in 0..ITEMS {
                         to.send(ShardInput::Drain { over_ms }).expect("the shard lives");
-                        fence(Ordering::SeqCst);
-                        if sleeping.swap(false, Ordering::SeqCst) {
+                        if sleep.interrupt() {
                             let _ = bell.try_send(());
                         }
                     }

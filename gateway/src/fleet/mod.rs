@@ -14,7 +14,7 @@ mod shard_thread;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -22,6 +22,7 @@ use tidegate_gateway_core::ids::ShardId;
 use tidegate_gateway_core::messages::{ToHub, ToShard};
 use tidegate_gateway_core::shard::{Promotion, ShardInput, ShardStats};
 use tidegate_gateway_ring::{Doorbell, OpenError, Unsupported};
+use tidegate_gateway_threads::{Bound, Sleep};
 use tokio::sync::Notify;
 
 pub use hub_thread::{HubStatus, HubThread};
@@ -61,8 +62,8 @@ pub struct Fleet {
 pub struct ShardHandle {
     queue: Sender<ShardInput<Incoming>>,
     /// Reservations and promotions that the shard has not taken yet.
-    promotions: Arc<AtomicUsize>,
-    sleeping: Arc<AtomicBool>,
+    promotions: Arc<Bound>,
+    sleep: Arc<Sleep>,
     running: Arc<AtomicBool>,
     doorbell: Doorbell,
     stats: Arc<ShardStats>,
@@ -191,18 +192,11 @@ impl ShardHandle {
     }
 
     fn promotions(&self) -> usize {
-        self.promotions.load(Ordering::Relaxed)
+        self.promotions.held()
     }
 
     fn reserve(&self) -> bool {
-        if !self.is_running() {
-            return false;
-        }
-        let kept = self.promotions.fetch_add(1, Ordering::Relaxed) < PROMOTIONS_MAX;
-        if !kept {
-            self.promotions.fetch_sub(1, Ordering::Relaxed);
-        }
-        kept
+        self.is_running() && self.promotions.take(1)
     }
 
     fn post(&self, input: ShardInput<Incoming>) {
@@ -210,10 +204,9 @@ impl ShardHandle {
         let _ = self.queue.send(input);
     }
 
-    /// Rings only if the shard sleeps: the swap pairs with the one in [`mailbox::QueueMailbox`].
+    /// Rings only if the shard sleeps.
     fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::SeqCst) {
+        if self.sleep.interrupt() {
             self.doorbell.ring();
         }
     }
@@ -232,7 +225,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.used {
-            self.fleet.shards[self.shard].promotions.fetch_sub(1, Ordering::Relaxed);
+            self.fleet.shards[self.shard].promotions.give_back(1);
         }
     }
 }

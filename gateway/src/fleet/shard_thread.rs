@@ -8,10 +8,11 @@ use std::thread::{self, JoinHandle};
 use tidegate_gateway_core::ids::ShardId;
 use tidegate_gateway_core::shard::{Shard, ShardConfig, ShardStats};
 use tidegate_gateway_ring::{Doorbell, Features, OpenError, RingConfig, RingDriver, pin_thread};
+use tidegate_gateway_threads::{Bound, Sleep};
 use tracing::{debug, warn};
 
 use super::mailbox::QueueMailbox;
-use super::{FleetError, HubInbox, ShardHandle};
+use super::{FleetError, HubInbox, PROMOTIONS_MAX, ShardHandle};
 use crate::config::EngineSettings;
 
 /// What every shard is made from.
@@ -29,13 +30,13 @@ type Started = Result<(Doorbell, Arc<ShardStats>), OpenError>;
 /// Starts one shard and waits until its rings are open.
 pub fn start(id: ShardId, plan: &ShardPlan, hub: HubInbox) -> Result<(ShardHandle, JoinHandle<()>), FleetError> {
     let (queue, inbox) = crossbeam_channel::unbounded();
-    let promotions = Arc::default();
-    let sleeping = Arc::new(AtomicBool::new(false));
+    let promotions = Arc::new(Bound::new(PROMOTIONS_MAX));
+    let sleep = Arc::new(Sleep::default());
     let running = Arc::new(AtomicBool::new(true));
     let mailbox = QueueMailbox {
         queue: inbox,
         promotions: Arc::clone(&promotions),
-        sleeping: Arc::clone(&sleeping),
+        sleep: Arc::clone(&sleep),
         hub,
         stopping: false,
     };
@@ -54,7 +55,7 @@ pub fn start(id: ShardId, plan: &ShardPlan, hub: HubInbox) -> Result<(ShardHandl
     };
     let thread = thread::Builder::new().name(format!("shard-{}", id.0)).spawn(work).map_err(FleetError::Thread)?;
     let (doorbell, stats) = report.recv().map_err(|_| FleetError::Died)?.map_err(FleetError::Rings)?;
-    Ok((ShardHandle { queue, promotions, sleeping, running, doorbell, stats }, thread))
+    Ok((ShardHandle { queue, promotions, sleep, running, doorbell, stats }, thread))
 }
 
 fn run(

@@ -1,7 +1,8 @@
 //! A bound on bytes that many connections hold together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tidegate_gateway_threads::Bound;
 
 /// Bytes of unfinished `connect` frames of a node. Without it, half-open connections times the message limit would be
 /// hundreds of megabytes of strangers' data.
@@ -9,10 +10,7 @@ pub const FIRST_FRAME_BYTES_MAX: usize = 32 << 20;
 
 /// A shared bound. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Budget {
-    used: Arc<AtomicUsize>,
-    max: usize,
-}
+pub struct Budget(Arc<Bound>);
 
 /// What one connection holds; given back when dropped.
 #[derive(Debug)]
@@ -23,7 +21,7 @@ pub struct Held {
 
 impl Budget {
     pub fn new(max: usize) -> Budget {
-        Budget { used: Arc::default(), max }
+        Budget(Arc::new(Bound::new(max)))
     }
 
     pub fn hold(&self) -> Held {
@@ -35,19 +33,15 @@ impl Held {
     /// False if the bound is reached: then nothing more is held.
     #[must_use]
     pub fn grow(&mut self, bytes: usize) -> bool {
-        let before = self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        if before + bytes > self.budget.max {
-            self.budget.used.fetch_sub(bytes, Ordering::Relaxed);
-            return false;
-        }
-        self.bytes += bytes;
-        true
+        let fits = self.budget.0.take(bytes);
+        self.bytes += if fits { bytes } else { 0 };
+        fits
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.0.give_back(self.bytes);
     }
 }
 
