@@ -9,7 +9,6 @@ use anyhow::Context as _;
 use tidegate_load::report;
 use tidegate_load::result::RunResult;
 use tidegate_load::run::{self, Options, Stop};
-use tidegate_load::scenario::Scenario;
 
 use super::interrupt::Interrupt;
 use super::serve::Served;
@@ -44,7 +43,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     };
     let stop = Stop::default();
     let interrupt = Interrupt::listen(stop.clone())?;
-    let options = options(&args, &scenario, &interrupt)?;
+    let options = options(&args, &interrupt)?;
     let redraw = !args.plain && std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
     summary::announce(&scenario, &options);
     let result = run::run(&scenario, &options, &stop, summary::progress(redraw))?;
@@ -62,12 +61,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     Ok(super::status(result.verdict))
 }
 
-fn options(args: &RunArgs, scenario: &Scenario, interrupt: &Interrupt) -> anyhow::Result<Options> {
+fn options(args: &RunArgs, interrupt: &Interrupt) -> anyhow::Result<Options> {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_millis();
     let run = format!("lt{}", millis % 1_000_000_000);
     let binary = std::env::current_exe().context("this program's own file is unknown")?;
     let Some(tidegate) = &args.serve else { return args.servers.options(run, binary) };
-    let served = Served::start(tidegate, scenario, args.out.as_deref())?;
+    let served = Served::start(tidegate, args.out.as_deref())?;
     let options = served.options(run, binary);
     interrupt.keep(served);
     Ok(options)

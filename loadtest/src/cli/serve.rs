@@ -10,10 +10,7 @@ use tidegate_load::measure::process::Watched;
 use tidegate_load::node::{Addrs, Node};
 use tidegate_load::publish::Endpoints;
 use tidegate_load::run::{CONTROL, GATEWAY, Options};
-use tidegate_load::scenario::Scenario;
 
-/// A ring of the gateway holds at most 16,384 connections; the kernel does not spread them evenly.
-const CONNECTIONS_PER_RING: u32 = 12_000;
 const LOG_LINES: usize = 20;
 
 /// Both processes and their folder; ended and removed when dropped.
@@ -27,12 +24,11 @@ pub struct Served {
 
 impl Served {
     /// Logs go into `logs`, or into the folder that is removed after the run.
-    pub fn start(binary: &Path, scenario: &Scenario, logs: Option<&Path>) -> anyhow::Result<Served> {
+    pub fn start(binary: &Path, logs: Option<&Path>) -> anyhow::Result<Served> {
         let folder = tempfile::Builder::new().prefix("tidegate-load-").tempdir().context("no temporary folder")?;
         let addrs = Addrs::free().context("no free ports")?;
         let config = folder.path().join("tidegate.toml");
-        std::fs::write(&config, settings(&addrs, folder.path(), scenario)?)
-            .context("cannot write the configuration")?;
+        std::fs::write(&config, settings(&addrs, folder.path())?).context("cannot write the configuration")?;
         let logs = logs.unwrap_or(folder.path());
         std::fs::create_dir_all(logs).with_context(|| format!("cannot make {}", logs.display()))?;
         let start = |role: &str, probe| {
@@ -66,13 +62,11 @@ impl Served {
 }
 
 /// Development auth and groups that come to be when they are joined; else what a configuration has by default.
-fn settings(addrs: &Addrs, folder: &Path, scenario: &Scenario) -> anyhow::Result<String> {
+fn settings(addrs: &Addrs, folder: &Path) -> anyhow::Result<String> {
     let Addrs { client, http, grpc, admin } = addrs;
-    let rings = scenario.connections.count.div_ceil(CONNECTIONS_PER_RING).max(1);
     let mut text = String::new();
     writeln!(text, "[gateway]\nname = \"gateway-1\"\nclient_addr = \"{client}\"\nadmin_addr = \"{admin}\"")?;
     writeln!(text, "[gateway.link]\naddr = \"http://{grpc}\"")?;
-    writeln!(text, "[gateway.engine]\nrings_per_shard = {rings}")?;
     writeln!(text, "[gateway.auth]\ndev = true\ndev_page_ports = [{}]", http.port())?;
     writeln!(text, "[control]\nhttp_addr = \"{http}\"\ngrpc_addr = \"{grpc}\"\nclient_port = {}", client.port())?;
     writeln!(text, "data_dir = {:?}\ndev_auth = true\nauto_groups = true", folder.join("data"))?;

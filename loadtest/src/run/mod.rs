@@ -250,7 +250,7 @@ impl Idle {
         let many = scenario.connections.count >= KERNEL_CONNECTIONS_MIN && !options.watched.is_empty();
         // Where slabs cannot be read the figure is absent; a threshold on it then fails.
         let bare_socket_bytes = if many { bare_socket_bytes(BARE_SOCKETS).ok() } else { None };
-        let kernel = bare_socket_bytes.and_then(|_| KernelMemory::read().ok());
+        let kernel = bare_socket_bytes.and_then(|_| KernelMemory::read_settled().ok());
         Idle { usages, kernel, bare_socket_bytes }
     }
 }
