@@ -10,6 +10,8 @@
 
 pub mod adapters;
 pub mod api;
+#[cfg(any(test, feature = "checks"))]
+pub mod checks;
 mod compose;
 pub mod config;
 pub mod link;

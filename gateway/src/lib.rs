@@ -13,6 +13,8 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+#[cfg(any(test, feature = "checks"))]
+pub mod checks;
 pub mod config;
 mod fleet;
 mod front_door;

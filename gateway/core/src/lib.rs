@@ -12,6 +12,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(test, feature = "checks"))]
+pub mod checks;
 mod chunks;
 pub mod client;
 pub mod driver;

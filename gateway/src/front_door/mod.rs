@@ -9,10 +9,10 @@
 mod budget;
 mod conn;
 mod first_frame;
-mod http;
+pub mod http;
 mod identity;
 pub mod metrics;
-mod query;
+pub mod query;
 mod refusal;
 pub mod rules;
 mod upgrade;

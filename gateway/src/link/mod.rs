@@ -8,7 +8,7 @@
 //! invalid item ends the attachment, not the process.
 
 mod backoff;
-mod convert;
+pub mod convert;
 mod up;
 
 use std::sync::Arc;

@@ -17,11 +17,11 @@
 //!
 //! It does not replicate: a lost disk is a lost store.
 
-mod codec;
+pub(crate) mod codec;
 pub mod error;
 mod index;
 mod indexer;
-mod log;
+pub(crate) mod log;
 mod open;
 mod overlay;
 mod reader;

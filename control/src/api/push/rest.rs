@@ -104,7 +104,7 @@ impl<'a> From<&'a PushResult> for JsonResult<'a> {
 }
 
 /// Reads a body; everything that is wrong with it is found in one go.
-fn draft(body: &Bytes, limits: &LimitsConfig) -> Result<Draft, Malformed> {
+pub fn draft(body: &Bytes, limits: &LimitsConfig) -> Result<Draft, Malformed> {
     let mut fields =
         Fields::parse(body).map_err(|error| Malformed::Problems(vec![FieldProblem::new("body", error.message())]))?;
     let named = targets(&mut fields, limits.targets_max);
