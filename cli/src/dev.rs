@@ -9,7 +9,7 @@ use tidegate_control::Control;
 use tidegate_gateway::{Gateway, LinkTarget};
 
 use crate::node::{apply_to_control, apply_to_gateway, runtime, start_logging, terminated};
-use crate::{DataDir, Listeners};
+use crate::{DataDir, Engine, Listeners};
 
 #[derive(clap::Args)]
 pub struct DevArgs {
@@ -17,6 +17,8 @@ pub struct DevArgs {
     data: DataDir,
     #[command(flatten)]
     listeners: Listeners,
+    #[command(flatten)]
+    engine: Engine,
     /// Echo WebSocket without auth for conformance suites, on loopback.
     #[arg(long, value_name = "ADDR")]
     dev_echo: Option<SocketAddr>,
@@ -38,7 +40,7 @@ pub fn run(args: DevArgs) -> anyhow::Result<()> {
 
 fn configs(args: &DevArgs) -> anyhow::Result<(tidegate_gateway::Config, tidegate_control::Config)> {
     let mut gateway = tidegate_gateway::Config::dev();
-    apply_to_gateway(&args.listeners, &mut gateway);
+    apply_to_gateway(&args.listeners, &args.engine, &mut gateway);
     gateway.echo_addr = args.dev_echo;
     let mut control = tidegate_control::Config::dev();
     apply_to_control(&args.listeners, &mut control);

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tidegate_gateway::IoChoice;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -66,6 +67,14 @@ pub struct Listeners {
     /// Health and metrics of the gateway [default: 127.0.0.1:8081].
     #[arg(long, env = "TIDEGATE_ADMIN_ADDR")]
     pub admin_addr: Option<SocketAddr>,
+}
+
+/// How a gateway serves connections; given here it wins over the configuration file.
+#[derive(Args, Clone, Default)]
+pub struct Engine {
+    /// auto, uring or epoll; auto is io_uring where the host allows it [default: auto].
+    #[arg(long, env = "TIDEGATE_IO", value_name = "DRIVER")]
+    pub io: Option<IoChoice>,
 }
 
 fn main() -> ExitCode {

@@ -10,7 +10,7 @@ use tidegate_gateway::{Gateway, LinkTarget};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::{Listeners, config};
+use crate::{Engine, Listeners, config};
 
 #[derive(clap::Args)]
 pub struct GatewayArgs {
@@ -18,6 +18,8 @@ pub struct GatewayArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     listeners: Listeners,
+    #[command(flatten)]
+    engine: Engine,
     /// Echo WebSocket without auth for conformance suites, on loopback.
     #[arg(long, value_name = "ADDR")]
     dev_echo: Option<SocketAddr>,
@@ -38,7 +40,7 @@ pub fn run_gateway(args: GatewayArgs) -> anyhow::Result<()> {
     start_logging();
     let table = args.config.as_deref().map(config::load).transpose()?.unwrap_or_default();
     let mut settings: tidegate_gateway::Config = config::section(&table, "gateway")?;
-    apply_to_gateway(&args.listeners, &mut settings);
+    apply_to_gateway(&args.listeners, &args.engine, &mut settings);
     settings.echo_addr = args.dev_echo.or(settings.echo_addr);
     let link = LinkTarget::Tcp(settings.link.addr.clone());
     let gateway = Gateway::start(settings, link)?;
@@ -67,9 +69,10 @@ pub fn run_control(args: ControlArgs) -> anyhow::Result<()> {
     })
 }
 
-pub fn apply_to_gateway(listeners: &Listeners, settings: &mut tidegate_gateway::Config) {
+pub fn apply_to_gateway(listeners: &Listeners, engine: &Engine, settings: &mut tidegate_gateway::Config) {
     settings.client_addr = listeners.client_addr.unwrap_or(settings.client_addr);
     settings.admin_addr = listeners.admin_addr.unwrap_or(settings.admin_addr);
+    settings.engine.io = engine.io.unwrap_or(settings.engine.io);
 }
 
 pub fn apply_to_control(listeners: &Listeners, settings: &mut tidegate_control::Config) {

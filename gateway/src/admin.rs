@@ -18,6 +18,7 @@ use tracing::{error, warn};
 
 use crate::fleet::{Fleet, HubStatus};
 use crate::front_door::metrics::DoorMetrics;
+use crate::io::Io;
 use crate::link::LinkState;
 use crate::metrics;
 
@@ -31,6 +32,7 @@ pub struct AdminState {
     pub door: Arc<DoorMetrics>,
     pub link: Arc<LinkState>,
     pub hub: Arc<HubStatus>,
+    pub io: Io,
     pub draining: Arc<AtomicBool>,
 }
 

@@ -3,7 +3,7 @@
 //! | thread | runs | folder |
 //! |---|---|---|
 //! | `door-N` | monoio: accept, HTTP upgrade, credentials, first frame | [`front_door`] |
-//! | `shard-N` | the core's worker loop on an io_uring driver; owns connections | [`fleet`] |
+//! | `shard-N` | the core's worker loop on an io_uring or epoll driver ([`io`]); owns connections | [`fleet`] |
 //! | `hub` | the core's hub, and the tonic link beside it | [`fleet`], [`link`] |
 //! | `admin` | axum: health, readiness, metrics | [`admin`] |
 //!
@@ -18,11 +18,11 @@ pub mod checks;
 pub mod config;
 mod fleet;
 mod front_door;
+mod io;
 mod link;
 mod metrics;
 mod platforms;
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +35,7 @@ use tidegate_gateway_core::shard::ShardConfig;
 use tracing::{info, warn};
 
 pub use config::{Config, DEFAULT_CONFIG, Problem, check};
+pub use io::{IoChoice, UnknownIo};
 pub use link::LinkTarget;
 
 use admin::{Admin, AdminState};
@@ -68,11 +69,11 @@ pub enum StartError {
     #[error("the configuration has problems: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Config(Vec<Problem>),
     #[error("cannot listen on {addr} for {what}")]
-    Bind { what: &'static str, addr: SocketAddr, source: io::Error },
+    Bind { what: &'static str, addr: SocketAddr, source: std::io::Error },
     #[error(transparent)]
     Fleet(#[from] FleetError),
     #[error("a thread could not be started")]
-    Thread(#[source] io::Error),
+    Thread(#[source] std::io::Error),
     #[error("the kernel gives no random bytes")]
     Random,
 }
@@ -127,6 +128,7 @@ impl Gateway {
             door: Arc::clone(&metrics),
             link: link_state,
             hub: hub_status,
+            io: settings.engine.io,
             draining: Arc::clone(&draining),
         };
         let admin = Admin::start(bound.admin, state).map_err(StartError::Thread)?;
@@ -142,7 +144,8 @@ impl Gateway {
             send_buffer_bytes: Some(settings.limits.send_buffer_bytes).filter(|bytes| *bytes > 0),
         };
         let half_open_max = settings.handshake.half_open_max;
-        let shared = Shared { rules: Arc::new(rules), fleet: Arc::clone(&fleet), metrics, half_open_max };
+        let backend = settings.engine.io.backend;
+        let shared = Shared { rules: Arc::new(rules), fleet: Arc::clone(&fleet), metrics, half_open_max, backend };
         let front_door =
             FrontDoor::start(door_threads(bound.client, bound.echo), shared).map_err(StartError::Thread)?;
         info!(client = %addrs.client, admin = %addrs.admin, shards = fleet.shards().len(), "gateway started");
@@ -215,7 +218,6 @@ fn shard_plan(settings: &Settings) -> Result<ShardPlan, StartError> {
     let mut connection_id_secret = [0; 16];
     getrandom::fill(&mut connection_id_secret).map_err(|_| StartError::Random)?;
     let (sizes, limits) = (settings.engine, &settings.limits);
-    let features = tidegate_gateway_ring::probe().map_err(FleetError::Unsupported)?;
     let per_shard = sizes.slots as usize * usize::from(sizes.rings_per_shard);
     let config = ShardConfig {
         connections_max: per_shard,
@@ -227,7 +229,7 @@ fn shard_plan(settings: &Settings) -> Result<ShardPlan, StartError> {
         connection_id_secret,
         ..ShardConfig::default()
     };
-    Ok(ShardPlan { sizes, connections_max: limits.connections_max, config, features })
+    Ok(ShardPlan { sizes, connections_max: limits.connections_max, config })
 }
 
 fn dev_rules(listener: SocketAddr, page_ports: Vec<u16>) -> DevRules {

@@ -39,6 +39,7 @@ impl fmt::Debug for Scrape {
 impl Collector for Scrape {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page { encoder };
+        self.io(&mut page)?;
         self.front_door(&mut page)?;
         self.connections(&mut page)?;
         self.deliveries(&mut page)?;
@@ -47,6 +48,11 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
+    fn io(&self, page: &mut Page<'_>) -> fmt::Result {
+        let labels = [("driver", self.0.io.backend.label()), ("reason", self.0.io.reason.label())];
+        page.fact("io", "What serves connections, and why: 1", &labels)
+    }
+
     fn front_door(&self, page: &mut Page<'_>) -> fmt::Result {
         let door = &self.0.door;
         let results = Outcome::ALL.map(|outcome| (outcome.label(), door.handshakes(outcome)));
@@ -169,6 +175,12 @@ impl Page<'_> {
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         gauge.encode(self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+    }
+
+    /// A gauge that is 1 and says something by its labels.
+    fn fact<const N: usize>(&mut self, name: &str, help: &str, labels: &[(&str, &str); N]) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        ConstGauge::new(1i64).encode(family.encode_family(labels)?)
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {

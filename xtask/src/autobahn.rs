@@ -20,6 +20,9 @@ pub struct Args {
     /// A Python 2.7 with pip: runs the original `autobahntestsuite`.
     #[arg(long, value_name = "PYTHON")]
     python2: Option<PathBuf>,
+    /// How the node serves its connections: auto, uring or epoll.
+    #[arg(long, value_name = "DRIVER", default_value = "auto")]
+    io: String,
 }
 
 /// Verdicts that count as passed. UNIMPLEMENTED is none: compression is part of what we promise.
@@ -34,7 +37,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let workspace = Workspace::new()?;
     let addrs = Addrs::free()?;
     let echo = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let node = Node::dev(&binary, &workspace.data(), &addrs, &workspace.log(), &["--dev-echo", &echo])?;
+    let node =
+        Node::dev(&binary, &workspace.data(), &addrs, &workspace.log(), &["--dev-echo", &echo, "--io", &args.io])?;
     let reports = workspace.folder.join("reports");
     suite.run(&echo, &args.cases, &reports)?;
     drop(node);

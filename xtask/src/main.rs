@@ -12,6 +12,7 @@ mod workspace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use xtask::no_uring;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Tidegate's own commands")]
@@ -32,6 +33,8 @@ enum Command {
     Sim(sim::Args),
     /// Runs Autobahn's WebSocket cases against the echo listener (needs Python 3 with venv).
     Autobahn(autobahn::Args),
+    /// Runs a command where io_uring is forbidden, as in most containers: `cargo xtask no-uring -- COMMAND…`.
+    NoUring(no_uring::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Command::Faults(args) => faults::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Autobahn(args) => autobahn::run(&args),
+        Command::NoUring(args) => no_uring::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

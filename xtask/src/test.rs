@@ -2,12 +2,32 @@
 
 use crate::command::{self, cache, cargo};
 
+/// Test files whose gateway or node takes its driver from TIDEGATE_IO, and that are about what a socket does.
+const SPEAK_TO_A_GATEWAY: [&str; 8] = [
+    "a_push_reaches_its_client",
+    "client_operations",
+    "close_codes_and_refusals",
+    "delivery",
+    "drain",
+    "echo",
+    "flood",
+    "handshake",
+];
+
 /// Formatting, lints, every test.
 pub fn run_all(cargo: &str) -> anyhow::Result<()> {
     command::run(cargo, &["fmt", "--all", "--check"])?;
     command::run(cargo, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"])?;
     command::run(cargo, &["test", "--workspace", "--locked", "--no-fail-fast"])?;
+    over_epoll(cargo)?;
     loom(cargo)
+}
+
+/// Tests that speak to a gateway through sockets, once more over the driver that this host does not choose by itself.
+fn over_epoll(cargo: &str) -> anyhow::Result<()> {
+    let named: Vec<&str> = SPEAK_TO_A_GATEWAY.into_iter().flat_map(|test| ["--test", test]).collect();
+    let args = [&["test", "--workspace", "--locked", "--no-fail-fast"][..], &named].concat();
+    command::run_with(cargo, &args, &[("TIDEGATE_IO", "epoll")])
 }
 
 /// Every order in which the gateway's threads can run, over the one crate that is compiled for it.

@@ -43,6 +43,11 @@ impl Dev {
         dev
     }
 
+    /// One that was started by hand.
+    pub fn over(addrs: Addrs, folder: tempfile::TempDir, node: Node) -> Dev {
+        Dev { addrs, folder, more: Vec::new(), node: Some(node) }
+    }
+
     pub fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }

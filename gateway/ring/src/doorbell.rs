@@ -9,7 +9,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_gateway_threads::{Bell, Signal};
+use tidegate_gateway_threads::{Bell, Signal, Wait};
 
 /// Wakes one [`crate::RingDriver`]. Clones ring the same bell.
 #[derive(Clone, Debug)]
@@ -62,7 +62,9 @@ impl Signal for EventFd {
         // SAFETY: INV-1, INV-2. It cannot fail: the counter is far from its limit, and a wake-up is all that is wanted.
         unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), size_of::<u64>()) };
     }
+}
 
+impl Wait for EventFd {
     fn lower(&self) {
         let mut count = 0u64;
         // SAFETY: INV-1, INV-2. EAGAIN (not readable) is the common answer.

@@ -6,7 +6,8 @@ use std::io::{ErrorKind, Read, Write};
 
 use io_uring::opcode;
 use io_uring::types::{CancelBuilder, Fixed};
-use support::{Bare, Cqe, pair, read_now, read_to_end};
+use support::{Bare, Cqe};
+use tidegate_gateway_contract::{pair, read_now, read_to_end};
 
 const POLL: u64 = 1;
 const CLOSE: u64 = 2;

@@ -8,7 +8,8 @@ use std::net::{Shutdown, TcpStream};
 use io_uring::opcode;
 use io_uring::squeue::Flags;
 use io_uring::types::{BufRingEntry, Fixed};
-use support::{Bare, pair};
+use support::Bare;
+use tidegate_gateway_contract::pair;
 
 const RECV: u64 = 1;
 const POLL: u64 = 2;

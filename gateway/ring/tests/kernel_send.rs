@@ -8,7 +8,8 @@ use std::net::TcpStream;
 use io_uring::opcode;
 use io_uring::squeue::Flags;
 use io_uring::types::Fixed;
-use support::{Bare, narrow, pair, read_now};
+use support::Bare;
+use tidegate_gateway_contract::{narrow, pair, read_now};
 
 const QUIET: i32 = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
 const FRAME: usize = 10_000;

@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 
 use io_uring::types::Fixed;
 use io_uring::{IoUring, opcode};
-use support::{Bare, features, pair};
+use support::{Bare, features};
+use tidegate_gateway_contract::pair;
 use tidegate_gateway_ring::{Unsupported, probe};
 
 /// Must stay: it is why there are `rings_per_shard` at all, and why a ring's slots are cut to the limit.

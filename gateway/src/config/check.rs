@@ -49,7 +49,7 @@ const SECTIONS: [(&str, &[&str]); 6] = [
         ],
     ),
     ("link", &["addr", "token_file", "credit_bytes"]),
-    ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin"]),
+    ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin", "io"]),
     ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max"]),
     ("auth", &["keys", "audiences", "issuers", "leeway_s", "dev", "dev_page_ports"]),
     ("limits", &["connections_max", "queue_bytes_max", "send_buffer_bytes", "message_bytes_max", "ping_interval_ms"]),

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tidegate_auth::Algorithm;
 
+use crate::io::IoChoice;
+
 pub use check::{Problem, check};
 pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, Settings};
 
@@ -60,19 +62,21 @@ pub struct LinkConfig {
     pub credit_bytes: u64,
 }
 
-/// `[gateway.engine]`: threads and rings.
+/// `[gateway.engine]`: threads, I/O, rings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EngineConfig {
     /// 0: one per core, less one for the hub.
     pub shards: u16,
-    /// Most rings of a shard, opened as they are needed; 0: as many as `limits.connections_max` asks for.
+    /// Most rings of a shard, opened as they are needed; 0: as many as `limits.connections_max` asks for. epoll has no rings.
     pub rings_per_shard: u16,
-    /// Connections per ring; 0: what the descriptor limit allows, at most 16,384.
+    /// Connections per ring, with epoll per shard; 0: what the descriptor limit allows, at most 16,384 per ring.
     pub slots: u32,
     pub front_door_threads: u16,
     /// Pin shard threads to cores if there are more cores than shards.
     pub pin: bool,
+    /// `auto`: io_uring where it works, else epoll. `uring`: no start without it.
+    pub io: IoChoice,
 }
 
 /// `[gateway.handshake]`: the messy first seconds of a connection.
@@ -83,7 +87,7 @@ pub struct HandshakeConfig {
     pub deadline_ms: u32,
     /// From the upgrade to a complete `connect` frame, where one is needed.
     pub first_frame_ms: u32,
-    /// Connections that may be in their handshake at once; 0: half the descriptor limit.
+    /// Connections that may be in their handshake at once; 0: half the descriptor limit, with epoll an eighth.
     pub half_open_max: u32,
 }
 
@@ -120,7 +124,7 @@ pub struct KeyConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// Established connections of this node, at most as many as its rings have slots.
+    /// Established connections of this node, at most as many as its rings have slots, or as epoll has descriptors.
     pub connections_max: u32,
     /// Queued bytes of one connection before its streams go to `gap`.
     pub queue_bytes_max: u32,
@@ -159,7 +163,7 @@ impl Default for LinkConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        EngineConfig { shards: 0, rings_per_shard: 0, slots: 0, front_door_threads: 1, pin: true }
+        EngineConfig { shards: 0, rings_per_shard: 0, slots: 0, front_door_threads: 1, pin: true, io: IoChoice::Auto }
     }
 }
 

@@ -11,6 +11,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use super::check::rules;
 use super::{Config, Problem};
+use crate::io::{self, Backend, Io};
 
 /// Slots of a ring where none are configured and the descriptor limit allows more.
 const SLOTS_DEFAULT_MAX: u32 = 16_384;
@@ -18,6 +19,10 @@ const SLOTS_DEFAULT_MAX: u32 = 16_384;
 pub const RINGS_MAX: u32 = 256;
 /// Descriptors that a process needs apart from its connections' slots.
 const DESCRIPTORS_ASIDE: u32 = 64;
+/// With epoll, where connections are descriptors, one in so many is left to the rest of the process, and one in so many of
+/// what remains to handshakes unless `half_open_max` is configured.
+const EPOLL_ASIDE_DIVISOR: u32 = 16;
+const EPOLL_HALF_OPEN_DIVISOR: u32 = 8;
 /// The usual soft limit, taken if the real one cannot be read.
 const NOFILE_FALLBACK: u32 = 1024;
 
@@ -46,15 +51,25 @@ pub struct LinkSettings {
     pub credit_bytes: u64,
 }
 
-/// Threads and rings.
+/// Threads, I/O, rings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EngineSettings {
     pub shards: u16,
-    /// Most rings of a shard; they are opened as they are needed.
+    /// Most rings of a shard; they are opened as they are needed. epoll: 1.
     pub rings_per_shard: u16,
+    /// Connections per ring; epoll: per shard.
     pub slots: u32,
     pub front_door_threads: u16,
     pub pin: bool,
+    pub io: Io,
+}
+
+/// How the descriptor limit is shared out.
+struct Room {
+    /// Slots of one ring or epoll instance.
+    slots_max: u32,
+    connections_max: u32,
+    half_open_max: u32,
 }
 
 /// The first seconds of a connection.
@@ -77,16 +92,15 @@ impl Settings {
         }
         let verifier = verifier(&config).map_err(|problem| vec![problem])?;
         let authorization = authorization(&config).map_err(|problem| vec![problem])?;
-        let nofile = descriptor_limit();
+        let io = io::choose(config.engine.io)
+            .map_err(|refusal| vec![Problem { path: "gateway.engine.io".into(), message: refusal.to_string() }])?;
+        let room = Room::new(io.backend, config.handshake.half_open_max, descriptor_limit());
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u16);
-        let engine = engine(&config, cores, nofile);
-        let half_open = match config.handshake.half_open_max {
-            0 => (nofile / 2).max(1),
-            configured => configured,
-        };
+        let engine = engine(&config, cores, io, &room);
         let slots = u64::from(engine.shards) * u64::from(engine.rings_per_shard) * u64::from(engine.slots);
         let mut limits = config.limits;
-        limits.connections_max = limits.connections_max.min(u32::try_from(slots).unwrap_or(u32::MAX));
+        let connections_max = u32::try_from(slots).unwrap_or(u32::MAX).min(room.connections_max);
+        limits.connections_max = limits.connections_max.min(connections_max);
         Ok(Settings {
             name: config.name,
             client_addr: config.client_addr,
@@ -100,7 +114,7 @@ impl Settings {
             handshake: HandshakeSettings {
                 deadline: Duration::from_millis(config.handshake.deadline_ms.into()),
                 first_frame: Duration::from_millis(config.handshake.first_frame_ms.into()),
-                half_open_max: half_open as usize,
+                half_open_max: room.half_open_max as usize,
                 dev: config.auth.dev,
                 dev_page_ports: config.auth.dev_page_ports,
             },
@@ -117,22 +131,45 @@ impl fmt::Debug for LinkSettings {
     }
 }
 
-fn engine(config: &Config, cores: u16, nofile: u32) -> EngineSettings {
+impl Room {
+    /// A ring's table is bounded by the limit, but its sockets are no descriptors; those of epoll are.
+    fn new(backend: Backend, half_open_max: u32, nofile: u32) -> Room {
+        let room = nofile.saturating_sub(DESCRIPTORS_ASIDE).max(1);
+        match backend {
+            Backend::Uring(_) => {
+                let half_open_max = if half_open_max == 0 { (nofile / 2).max(1) } else { half_open_max };
+                Room { slots_max: room, connections_max: u32::MAX, half_open_max }
+            }
+            Backend::Epoll => {
+                let room = room.min(nofile - nofile / EPOLL_ASIDE_DIVISOR).max(2);
+                let half_open = if half_open_max == 0 { room / EPOLL_HALF_OPEN_DIVISOR } else { half_open_max };
+                let half_open_max = half_open.clamp(1, room / 2);
+                Room { slots_max: room, connections_max: room - half_open_max, half_open_max }
+            }
+        }
+    }
+}
+
+fn engine(config: &Config, cores: u16, io: Io, room: &Room) -> EngineSettings {
     let asked = &config.engine;
     let shards = if asked.shards == 0 { cores.saturating_sub(1).max(1) } else { asked.shards };
-    let room = nofile.saturating_sub(DESCRIPTORS_ASIDE).max(1);
-    let slots = if asked.slots == 0 { room.min(SLOTS_DEFAULT_MAX) } else { asked.slots.min(room) };
+    let (slots_default, rings_max) = match io.backend {
+        Backend::Uring(_) => (SLOTS_DEFAULT_MAX, RINGS_MAX),
+        Backend::Epoll => (u32::MAX, 1),
+    };
+    let slots = if asked.slots == 0 { slots_default } else { asked.slots }.min(room.slots_max);
     let rings_per_shard = match asked.rings_per_shard {
         // One more than fits evenly: connections that end leave the shards uneven.
-        0 => (config.limits.connections_max.div_ceil(slots.saturating_mul(shards.into())) + 1).min(RINGS_MAX),
+        0 => config.limits.connections_max.div_ceil(slots.saturating_mul(shards.into())) + 1,
         asked => asked.into(),
     };
     EngineSettings {
         shards,
-        rings_per_shard: rings_per_shard as u16,
+        rings_per_shard: rings_per_shard.min(rings_max) as u16,
         slots,
         front_door_threads: asked.front_door_threads,
         pin: asked.pin && shards < cores,
+        io,
     }
 }
 
@@ -178,20 +215,47 @@ fn descriptor_limit() -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use tidegate_gateway_ring::Features;
+
     use super::*;
+    use crate::io::Reason;
+
+    const URING: Io =
+        Io { backend: Backend::Uring(Features { can_reset: true, slots_max: u32::MAX }), reason: Reason::Available };
+    const EPOLL: Io = Io { backend: Backend::Epoll, reason: Reason::Configured };
+
+    fn sized(config: &Config, cores: u16, io: Io, nofile: u32) -> EngineSettings {
+        engine(config, cores, io, &Room::new(io.backend, 0, nofile))
+    }
 
     #[test]
     fn sizes_follow_the_machine() {
         let config = Config::default();
-        let small = engine(&config, 1, 1024);
+        let small = sized(&config, 1, URING, 1024);
         assert_eq!((small.shards, small.slots, small.rings_per_shard, small.pin), (1, 960, 256, false));
-        let large = engine(&config, 8, 1 << 20);
+        let large = sized(&config, 8, URING, 1 << 20);
         assert_eq!((large.shards, large.slots, large.pin), (7, SLOTS_DEFAULT_MAX, true));
         assert!(
             u64::from(large.rings_per_shard) * 7 * u64::from(large.slots) >= u64::from(config.limits.connections_max)
         );
-        let here = engine(&config, 2, 20_000);
+        let here = sized(&config, 2, URING, 20_000);
         assert_eq!((here.shards, here.slots, here.rings_per_shard), (1, SLOTS_DEFAULT_MAX, 63));
+    }
+
+    #[test]
+    fn with_epoll_everything_fits_the_descriptor_limit() {
+        for nofile in [8, 100, 1024, 20_000, 1 << 20, u32::MAX] {
+            for asked in [0, 1, 1000, u32::MAX] {
+                let room = Room::new(Backend::Epoll, asked, nofile);
+                let all = u64::from(room.connections_max) + u64::from(room.half_open_max);
+                assert!(all <= u64::from(nofile - nofile / EPOLL_ASIDE_DIVISOR), "{all} of {nofile}");
+                assert!(room.connections_max > 0 && room.half_open_max > 0, "{nofile}");
+            }
+        }
+        let here = Room::new(Backend::Epoll, 0, 20_000);
+        assert_eq!((here.connections_max, here.half_open_max), (16_407, 2_343));
+        let sizes = sized(&Config::default(), 4, EPOLL, 20_000);
+        assert_eq!((sizes.shards, sizes.slots, sizes.rings_per_shard), (3, 18_750, 1), "each shard may hold them all");
     }
 
     #[test]

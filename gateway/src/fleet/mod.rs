@@ -21,14 +21,15 @@ use crossbeam_channel::{Receiver, Sender};
 use tidegate_gateway_core::ids::ShardId;
 use tidegate_gateway_core::messages::{ToHub, ToShard};
 use tidegate_gateway_core::shard::{Promotion, ShardInput, ShardStats};
-use tidegate_gateway_ring::{Doorbell, OpenError, Unsupported};
 use tidegate_gateway_threads::{Bound, Sleep};
 use tokio::sync::Notify;
 
 pub use hub_thread::{HubStatus, HubThread};
 pub use shard_thread::ShardPlan;
 
-/// What a shard's ring takes over.
+use shard_thread::Doorbell;
+
+/// What a shard's driver takes over.
 pub type Incoming = std::os::fd::OwnedFd;
 
 /// Promotions on their way to one shard.
@@ -41,10 +42,10 @@ pub const SHARD_QUEUE_MAX: usize = 16 * 1024;
 /// Why a shard could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum FleetError {
-    #[error("io_uring is not usable here, and this version has no other driver")]
-    Unsupported(#[from] Unsupported),
     #[error("a shard could not set up its rings")]
-    Rings(#[source] OpenError),
+    Rings(#[source] tidegate_gateway_ring::OpenError),
+    #[error("a shard could not set up epoll")]
+    Epoll(#[source] tidegate_gateway_epoll::OpenError),
     #[error("a thread could not be started")]
     Thread(#[source] io::Error),
     #[error("a shard thread died while it started")]
@@ -106,7 +107,7 @@ impl HubInbox {
 }
 
 impl Fleet {
-    /// Starts the shard threads and waits until each has its rings.
+    /// Starts the shard threads and waits until each has its driver.
     pub fn start(plan: &ShardPlan, hub: &HubInbox) -> Result<(Arc<Fleet>, Vec<JoinHandle<()>>), FleetError> {
         let mut shards = Vec::new();
         let mut threads = Vec::new();

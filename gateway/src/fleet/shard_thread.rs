@@ -1,33 +1,58 @@
-//! One shard's thread: opens its rings, runs the worker loop until it is told to stop.
+//! One shard's thread: opens its driver, runs the worker loop until it is told to stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
+use tidegate_gateway_core::driver::Driver;
 use tidegate_gateway_core::ids::ShardId;
 use tidegate_gateway_core::shard::{Shard, ShardConfig, ShardStats};
-use tidegate_gateway_ring::{Doorbell, Features, OpenError, RingConfig, RingDriver, pin_thread};
+use tidegate_gateway_epoll::{EpollConfig, EpollDriver};
+use tidegate_gateway_ring::{Features, RingConfig, RingDriver, pin_thread};
 use tidegate_gateway_threads::{Bound, Sleep};
 use tracing::{debug, warn};
 
 use super::mailbox::QueueMailbox;
-use super::{FleetError, HubInbox, PROMOTIONS_MAX, ShardHandle};
+use super::{FleetError, HubInbox, Incoming, PROMOTIONS_MAX, ShardHandle};
 use crate::config::EngineSettings;
+use crate::io::Backend;
 
 /// What every shard is made from.
 pub struct ShardPlan {
     pub sizes: EngineSettings,
     pub connections_max: u32,
     pub config: ShardConfig,
-    /// What the host's io_uring can do.
-    pub features: Features,
+}
+
+/// Wakes a shard's driver.
+pub enum Doorbell {
+    Uring(tidegate_gateway_ring::Doorbell),
+    Epoll(tidegate_gateway_epoll::Doorbell),
+}
+
+impl Doorbell {
+    pub fn ring(&self) {
+        match self {
+            Doorbell::Uring(bell) => bell.ring(),
+            Doorbell::Epoll(bell) => bell.ring(),
+        }
+    }
 }
 
 /// What a shard's thread says once it runs.
-type Started = Result<(Doorbell, Arc<ShardStats>), OpenError>;
+type Started = Result<(Doorbell, Arc<ShardStats>), FleetError>;
 
-/// Starts one shard and waits until its rings are open.
+/// What the worker loop runs with, whatever its driver.
+struct Work {
+    id: ShardId,
+    config: ShardConfig,
+    seed: u64,
+    mailbox: QueueMailbox<Incoming>,
+    started: mpsc::SyncSender<Started>,
+}
+
+/// Starts one shard and waits until its driver is open.
 pub fn start(id: ShardId, plan: &ShardPlan, hub: HubInbox) -> Result<(ShardHandle, JoinHandle<()>), FleetError> {
     let (queue, inbox) = crossbeam_channel::unbounded();
     let promotions = Arc::new(Bound::new(PROMOTIONS_MAX));
@@ -43,40 +68,48 @@ pub fn start(id: ShardId, plan: &ShardPlan, hub: HubInbox) -> Result<(ShardHandl
     let alive = Alive(Arc::clone(&running));
     let (started, report) = mpsc::sync_channel(1);
     let seed = getrandom::u64().unwrap_or(u64::from(id.0));
-    let rings =
-        RingConfig { rings: plan.sizes.rings_per_shard, slots_per_ring: plan.sizes.slots, ..RingConfig::default() };
-    let (config, features, pin) = (plan.config.clone(), plan.features, plan.sizes.pin);
-    let work = move || {
+    let work = Work { id, config: plan.config.clone(), seed, mailbox, started };
+    let sizes = plan.sizes;
+    let run = move || {
         let _alive = alive;
-        if pin {
+        if sizes.pin {
             pin_to_core(id);
         }
-        run(id, &rings, features, config, seed, mailbox, started);
+        // A driver belongs to the thread that opens it.
+        match sizes.io.backend {
+            Backend::Uring(features) => serve(open_rings(&sizes, features), work),
+            Backend::Epoll => serve(open_epoll(&sizes), work),
+        }
     };
-    let thread = thread::Builder::new().name(format!("shard-{}", id.0)).spawn(work).map_err(FleetError::Thread)?;
-    let (doorbell, stats) = report.recv().map_err(|_| FleetError::Died)?.map_err(FleetError::Rings)?;
+    let thread = thread::Builder::new().name(format!("shard-{}", id.0)).spawn(run).map_err(FleetError::Thread)?;
+    let (doorbell, stats) = report.recv().map_err(|_| FleetError::Died)??;
     Ok((ShardHandle { queue, promotions, sleep, running, doorbell, stats }, thread))
 }
 
-fn run(
-    id: ShardId,
-    rings: &RingConfig,
-    features: Features,
-    config: ShardConfig,
-    seed: u64,
-    mut mailbox: QueueMailbox<super::Incoming>,
-    started: mpsc::SyncSender<Started>,
-) {
-    // The rings belong to the thread that opens them.
-    let driver = match RingDriver::open(rings, features) {
-        Ok(driver) => driver,
+fn open_rings(sizes: &EngineSettings, features: Features) -> Result<(RingDriver, Doorbell), FleetError> {
+    let rings = RingConfig { rings: sizes.rings_per_shard, slots_per_ring: sizes.slots, ..RingConfig::default() };
+    let driver = RingDriver::open(&rings, features).map_err(FleetError::Rings)?;
+    let doorbell = Doorbell::Uring(driver.doorbell());
+    Ok((driver, doorbell))
+}
+
+fn open_epoll(sizes: &EngineSettings) -> Result<(EpollDriver, Doorbell), FleetError> {
+    let config = EpollConfig { slots: sizes.slots, ..EpollConfig::default() };
+    let driver = EpollDriver::open(&config).map_err(FleetError::Epoll)?;
+    let doorbell = Doorbell::Epoll(driver.doorbell());
+    Ok((driver, doorbell))
+}
+
+fn serve<D: Driver<Incoming = Incoming>>(opened: Result<(D, Doorbell), FleetError>, work: Work) {
+    let Work { id, config, seed, mut mailbox, started } = work;
+    let (driver, doorbell) = match opened {
+        Ok(opened) => opened,
         Err(error) => {
             // Nobody listens only if the starter is gone too.
             let _ = started.send(Err(error));
             return;
         }
     };
-    let doorbell = driver.doorbell();
     let mut shard = Shard::new(id, driver, config, seed);
     if started.send(Ok((doorbell, Arc::clone(shard.stats())))).is_err() {
         return;

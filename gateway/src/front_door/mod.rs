@@ -25,15 +25,17 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use monoio::FusionRuntime;
 use monoio::io::Canceller;
 use monoio::net::TcpStream;
+use monoio::time::TimeDriver;
+use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_gateway_ring::{lower_priority, own_stream};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::fleet::Fleet;
+use crate::io::Backend;
 use budget::{Budget, FIRST_FRAME_BYTES_MAX};
 use conn::{Hall, serve};
 use metrics::{DoorMetrics, Outcome};
@@ -67,6 +69,8 @@ pub struct Shared {
     pub fleet: Arc<Fleet>,
     pub metrics: Arc<DoorMetrics>,
     pub half_open_max: usize,
+    /// What the shards run on; the front door runs on the same.
+    pub backend: Backend,
 }
 
 impl FrontDoor {
@@ -135,8 +139,7 @@ fn run(
     if let Err(error) = lower_priority() {
         warn!(%error, "the front door runs at the shards' priority");
     }
-    let built = monoio::RuntimeBuilder::<monoio::FusionDriver>::new().with_entries(RING_ENTRIES).enable_timer().build();
-    let mut runtime = match built {
+    let mut runtime = match runtime(shared.backend) {
         Ok(runtime) => runtime,
         Err(error) => {
             // The receiver waits for one word of each thread.
@@ -146,8 +149,8 @@ fn run(
     };
     let _ = started.send(Ok(()));
     drop(started);
-    // io_uring wants a blocking listener (a non-blocking one is answered EAGAIN), the epoll fallback a non-blocking one.
-    let nonblocking = matches!(runtime, FusionRuntime::Legacy(_));
+    // io_uring wants a blocking listener (a non-blocking one is answered EAGAIN), epoll a non-blocking one.
+    let nonblocking = shared.backend == Backend::Epoll;
     runtime.block_on(async move {
         let half_open_max = shared.half_open_max;
         let hall = Rc::new(Hall::new(shared.rules, shared.fleet, shared.metrics, budget));
@@ -163,6 +166,20 @@ fn run(
             monoio::time::sleep(Duration::from_millis(5)).await;
         }
     });
+}
+
+type Runtime = FusionRuntime<TimeDriver<IoUringDriver>, TimeDriver<LegacyDriver>>;
+
+/// Not monoio's own choice (`FusionDriver`), which tries io_uring also where epoll was asked for.
+fn runtime(backend: Backend) -> io::Result<Runtime> {
+    Ok(match backend {
+        Backend::Uring(_) => {
+            RuntimeBuilder::<IoUringDriver>::new().with_entries(RING_ENTRIES).enable_timer().build()?.into()
+        }
+        Backend::Epoll => {
+            RuntimeBuilder::<LegacyDriver>::new().with_entries(RING_ENTRIES).enable_timer().build()?.into()
+        }
+    })
 }
 
 async fn accept_all(

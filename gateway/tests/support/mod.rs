@@ -14,7 +14,7 @@ use fastwebsockets::{Frame, OpCode, Payload, Role, WebSocket};
 use serde_json::Value;
 use tidegate_auth::{Algorithm, Issuer};
 use tidegate_gateway::config::KeyConfig;
-use tidegate_gateway::{Addrs, Config, Gateway, LinkTarget};
+use tidegate_gateway::{Addrs, Config, Gateway, IoChoice, LinkTarget};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -88,9 +88,15 @@ pub fn start_gateway(target: LinkTarget, adjust: impl FnOnce(&mut Config)) -> (G
     config.engine.shards = 1;
     config.engine.slots = 512;
     config.engine.pin = false;
+    config.engine.io = io();
     config.auth.keys.push(KeyConfig { algorithm: Algorithm::HS256, id: None, file });
     adjust(&mut config);
     (Gateway::start(config, target).expect("gateway starts"), folder)
+}
+
+/// The driver that this run of the tests is over, as for the binary.
+fn io() -> IoChoice {
+    std::env::var("TIDEGATE_IO").map_or(IoChoice::Auto, |word| word.parse().expect("TIDEGATE_IO"))
 }
 
 pub fn token(uid: &str, ttl_s: u64) -> String {

@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use crate::atomic::{AtomicBool, Ordering};
 
-/// What a thread sleeps on, such as an eventfd. What was written before `raise` is seen after a `wait` that it ended and
-/// after the `lower` that took it.
+/// What wakes a thread, such as an eventfd.
 pub trait Signal {
     /// Ends the present wait, or the next.
     fn raise(&self);
+}
+
+/// A signal that a thread sleeps on by itself. What was written before `raise` is seen after a `wait` that it ended and after
+/// the `lower` that took it.
+pub trait Wait: Signal {
     /// Takes what was raised, so that the next wait lasts.
     fn lower(&self);
     /// Until it is raised, or for `timeout` (`None`: without end). May end early.
@@ -42,7 +46,9 @@ impl<S: Signal> Bell<S> {
     pub fn answer(&self) -> bool {
         self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::AcqRel)
     }
+}
 
+impl<S: Wait> Bell<S> {
     /// Sleeps, unless it was rung or `has_work`: what is signalled after the lowering ends the wait, what was signalled
     /// before it is found by looking.
     pub fn sleep(&self, timeout: Option<Duration>, has_work: impl FnOnce() -> bool) {

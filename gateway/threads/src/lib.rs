@@ -12,6 +12,6 @@ mod bell;
 mod bound;
 mod sleep;
 
-pub use bell::{Bell, Signal};
+pub use bell::{Bell, Signal, Wait};
 pub use bound::Bound;
 pub use sleep::Sleep;

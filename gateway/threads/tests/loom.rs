@@ -5,7 +5,7 @@
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
-use tidegate_gateway_threads::{Bell, Bound, Signal, Sleep};
+use tidegate_gateway_threads::{Bell, Bound, Signal, Sleep, Wait};
 
 /// An eventfd: a counter behind the kernel's lock.
 #[derive(Default)]
@@ -19,7 +19,9 @@ impl Signal for EventFd {
         *self.count.lock().unwrap() += 1;
         self.readable.notify_one();
     }
+}
 
+impl Wait for EventFd {
     fn lower(&self) {
         *self.count.lock().unwrap() = 0;
     }

@@ -1,41 +1,37 @@
 //! What arrives is handed out whole and in order, whoever sends it and however little memory there is.
 
-mod support;
-
 use std::io::Write;
 use std::net::Shutdown;
 use std::thread;
 use std::time::Duration;
 
-use support::{Listener, Rig, Seen};
 use tidegate_gateway_core::driver::{CloseHow, Driver, Event, Token};
-use tidegate_gateway_ring::RingConfig;
+
+use crate::{Factory, Listener, PATIENCE, Rig, Seen, Shape, read_to_end};
 
 fn pattern(len: usize, seed: u8) -> Vec<u8> {
     (0..len).map(|n| (n % 251) as u8 ^ seed).collect()
 }
 
-#[test]
-fn what_came_before_registration_arrives_too() {
+pub fn what_came_before_registration_arrives_too<F: Factory>(factory: &F) {
     let (server, mut client) = Listener::new().pair();
     client.write_all(b"early").unwrap();
-    let mut rig = Rig::new(RingConfig::default());
+    let mut rig = Rig::new(factory, Shape::default());
     rig.register(1, server);
     rig.until_seen(Seen::Data(Token(1), b"early".to_vec()));
     client.write_all(b"late").unwrap();
     rig.until_seen(Seen::Data(Token(1), b"late".to_vec()));
 }
 
-#[test]
-fn bytes_are_lent_in_place_and_may_be_changed() {
+pub fn bytes_are_lent_in_place_and_may_be_changed<F: Factory>(factory: &F) {
     let (server, mut client) = Listener::new().pair();
-    let mut rig = Rig::new(RingConfig { buffers: 1, ..RingConfig::default() });
+    let mut rig = Rig::new(factory, Shape { tight: true, ..Shape::default() });
     rig.register(1, server);
     for round in 0..10u8 {
         client.write_all(&[round; 8]).unwrap();
         let mut seen = Vec::new();
         while seen.is_empty() {
-            let deadline = rig.driver.now() + support::PATIENCE;
+            let deadline = rig.driver.now() + PATIENCE;
             rig.driver.turn(Some(deadline), &mut |event| {
                 let Event::Data { bytes, .. } = event else { panic!("{event:?}") };
                 bytes.iter_mut().for_each(|byte| *byte ^= 0xff);
@@ -48,9 +44,8 @@ fn bytes_are_lent_in_place_and_may_be_changed() {
 }
 
 /// Far more input than buffers: nobody is forgotten and nobody is closed.
-#[test]
-fn many_sockets_share_two_buffers() {
-    let mut rig = Rig::new(RingConfig { buffers: 2, buffer_bytes: 64, ..RingConfig::default() });
+pub fn many_sockets_share_little_memory<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape { tight: true, buffer_bytes: 64, ..Shape::default() });
     let listener = Listener::new();
     let mut clients = Vec::new();
     for token in 0..200 {
@@ -70,9 +65,8 @@ fn many_sockets_share_two_buffers() {
     assert!(rig.log.iter().all(|seen| matches!(seen, Seen::Data(..))));
 }
 
-#[test]
-fn big_streams_arrive_whole_while_a_quiet_socket_is_not_starved() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn big_streams_arrive_whole_while_a_quiet_socket_is_not_starved<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let listener = Listener::new();
     let senders: Vec<_> = (0..4)
         .map(|token| {
@@ -97,26 +91,23 @@ fn big_streams_arrive_whole_while_a_quiet_socket_is_not_starved() {
 }
 
 /// A flood may fill `reads_per_socket` buffers in a turn, then the turn ends although there is more.
-#[test]
-fn one_turn_reads_a_bounded_share_of_a_flood() {
-    let config = RingConfig { buffer_bytes: 1024, reads_per_socket: 3, ..RingConfig::default() };
-    let mut rig = Rig::new(config);
+pub fn one_turn_reads_a_bounded_share_of_a_flood<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape { buffer_bytes: 1024, reads_per_socket: 3, ..Shape::default() });
     let (server, mut client) = Listener::new().pair();
     client.write_all(&pattern(64 << 10, 0)).unwrap();
     rig.register(1, server);
     let mut total = 0;
     while total < 64 << 10 {
         rig.log.clear();
-        rig.turn(support::PATIENCE);
+        rig.turn(PATIENCE);
         let in_turn: usize = rig.received(1).len();
         assert!(in_turn <= 3 * 1024, "{in_turn} bytes in one turn");
         total += in_turn;
     }
 }
 
-#[test]
-fn a_half_closed_peer_still_gets_its_answer_and_is_closed_without_lingering() {
-    let mut rig = Rig::new(RingConfig { linger_ms: 60_000, ..RingConfig::default() });
+pub fn a_half_closed_peer_still_gets_its_answer_and_is_closed_without_lingering<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape { linger_ms: 60_000, ..Shape::default() });
     let (server, mut client) = Listener::new().pair();
     let socket = rig.register(1, server);
     client.write_all(b"question").unwrap();
@@ -128,12 +119,11 @@ fn a_half_closed_peer_still_gets_its_answer_and_is_closed_without_lingering() {
     rig.close(1, socket, CloseHow::Graceful);
     rig.flush();
     assert_eq!(rig.log, [Seen::Closed(Token(1))]);
-    assert_eq!(support::read_to_end(&mut client), b"answer");
+    assert_eq!(read_to_end(&mut client), b"answer");
 }
 
-#[test]
-fn after_the_end_of_input_not_even_a_reset_is_told() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn after_the_end_of_input_not_even_a_reset_is_told<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let (server, client) = Listener::new().pair();
     rig.register(1, server);
     client.shutdown(Shutdown::Write).unwrap();
@@ -144,9 +134,8 @@ fn after_the_end_of_input_not_even_a_reset_is_told() {
     assert_eq!(rig.log, [Seen::Eof(Token(1))]);
 }
 
-#[test]
-fn a_reset_is_one_failure_and_nothing_after_it() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn a_reset_is_one_failure_and_nothing_after_it<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let (server, client) = Listener::new().pair();
     let socket = rig.register(1, server);
     rig.flush();

@@ -1,7 +1,5 @@
 //! One frame to many sockets.
 
-mod support;
-
 use std::collections::HashSet;
 use std::io::Read;
 use std::net::{Shutdown, TcpStream};
@@ -9,11 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use bytes::Bytes;
-use support::{Listener, Rig, Seen, narrow, read_exactly};
 use tidegate_gateway_core::driver::{Driver, Socket, Token};
-use tidegate_gateway_ring::RingConfig;
 
-fn connect(rig: &mut Rig, count: u64) -> (Vec<Socket>, Vec<TcpStream>) {
+use crate::{Factory, Listener, Rig, Seen, Shape, narrow, read_exactly};
+
+fn connect<F: Factory>(rig: &mut Rig<F>, count: u64) -> (Vec<Socket>, Vec<TcpStream>) {
     let listener = Listener::new();
     (0..count)
         .map(|n| {
@@ -23,9 +21,8 @@ fn connect(rig: &mut Rig, count: u64) -> (Vec<Socket>, Vec<TcpStream>) {
         .unzip()
 }
 
-#[test]
-fn two_thousand_sockets_get_every_frame_in_order() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn two_thousand_sockets_get_every_frame_in_order<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let (sockets, mut clients) = connect(&mut rig, 2000);
     let frames: Vec<Bytes> = (0..5u8).map(|n| Bytes::from(vec![n; 130])).collect();
     for frame in &frames {
@@ -42,9 +39,8 @@ fn two_thousand_sockets_get_every_frame_in_order() {
     }
 }
 
-#[test]
-fn a_send_begins_where_it_was_told_to() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn a_send_begins_where_it_was_told_to<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let (sockets, mut clients) = connect(&mut rig, 1);
     let frame = Bytes::from_static(b"skip this, not this");
     rig.driver.send(Token(0), sockets[0], &frame, 11);
@@ -59,11 +55,9 @@ fn a_send_begins_where_it_was_told_to() {
 
 /// More failures in one go than a completion queue has entries, and nothing but their overflow left to visit the kernel for: each
 /// is heard of, once.
-#[test]
-fn every_one_of_many_refused_sends_is_told() {
+pub fn every_one_of_many_refused_sends_is_told<F: Factory>(factory: &F) {
     const REFUSED: u64 = 100 * 64;
-    let config = RingConfig { cq_entries: 4096, enter_every: 64, ..RingConfig::default() };
-    let mut rig = Rig::new(config);
+    let mut rig = Rig::new(factory, Shape::default());
     // Unix sockets: no acknowledgement comes later and leaves deferred work.
     let (sockets, _clients): (Vec<Socket>, Vec<UnixStream>) = (0..REFUSED)
         .map(|token| {
@@ -87,9 +81,8 @@ fn every_one_of_many_refused_sends_is_told() {
     assert_eq!(told.len() as u64, REFUSED);
 }
 
-#[test]
-fn a_slow_reader_gets_every_byte_by_short_sends_and_writable() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn a_slow_reader_gets_every_byte_by_short_sends_and_writable<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let (server, mut client) = Listener::new().pair();
     narrow(&server, &client);
     let socket = rig.register(7, server);
@@ -123,9 +116,8 @@ fn a_slow_reader_gets_every_byte_by_short_sends_and_writable() {
 }
 
 /// A slow socket does not keep the frames of others alive, nor its own.
-#[test]
-fn the_driver_holds_nothing_of_a_refused_send() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn the_driver_holds_nothing_of_a_refused_send<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let (server, client) = Listener::new().pair();
     narrow(&server, &client);
     let socket = rig.register(1, server);

@@ -1,25 +1,22 @@
 //! How connections end, and that nothing of an old one touches a new one in its slot.
 
-mod support;
-
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
-use support::{Listener, Rig, Seen, narrow, read_to_end};
-use tidegate_gateway_core::driver::{CloseHow, Driver, Token};
-use tidegate_gateway_ring::RingConfig;
+use tidegate_gateway_core::driver::{CloseHow, Driver, Socket, Token};
 
-fn open(rig: &mut Rig, token: u64) -> (tidegate_gateway_core::driver::Socket, TcpStream) {
+use crate::{Factory, Listener, Rig, Seen, Shape, narrow, read_to_end};
+
+fn open<F: Factory>(rig: &mut Rig<F>, token: u64) -> (Socket, TcpStream) {
     let (server, client) = Listener::new().pair();
     (rig.register(token, server), client)
 }
 
-#[test]
-fn a_graceful_close_delivers_everything_and_then_fin() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn a_graceful_close_delivers_everything_and_then_fin<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let (socket, mut client) = open(&mut rig, 1);
     let frame = Bytes::from(vec![5; 100_000]);
     rig.send(1, socket, &frame);
@@ -32,9 +29,8 @@ fn a_graceful_close_delivers_everything_and_then_fin() {
 }
 
 /// A peer that keeps talking while it is being closed would turn a plain close into RST, which destroys what it has not read.
-#[test]
-fn a_graceful_close_survives_a_peer_that_talks_on() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn a_graceful_close_survives_a_peer_that_talks_on<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let (server, client) = Listener::new().pair();
     let socket = rig.register(1, server);
     // More than a peer that does not read takes, so that most of it waits in the sender.
@@ -67,19 +63,17 @@ fn a_graceful_close_survives_a_peer_that_talks_on() {
     assert!(!rig.log.iter().any(|seen| matches!(seen, Seen::Data(..) | Seen::Eof(_))), "and nothing more was told");
 }
 
-#[test]
-fn a_peer_that_never_finishes_is_closed_when_its_time_is_over() {
-    let mut rig = Rig::new(RingConfig { linger_ms: 50, ..RingConfig::default() });
+pub fn a_peer_that_never_finishes_is_closed_when_its_time_is_over<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape { linger_ms: 50, ..Shape::default() });
     let (socket, mut client) = open(&mut rig, 1);
     rig.close(1, socket, CloseHow::Graceful);
     rig.until_seen(Seen::Closed(Token(1)));
     assert_eq!(read_to_end(&mut client), b"");
-    assert_eq!(rig.driver.stats().sockets, 0);
+    assert_eq!(F::sockets(&rig.driver), 0);
 }
 
-#[test]
-fn without_linger_a_close_is_at_once() {
-    let mut rig = Rig::new(RingConfig { linger_ms: 0, ..RingConfig::default() });
+pub fn without_linger_a_close_is_at_once<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape { linger_ms: 0, ..Shape::default() });
     let (socket, mut client) = open(&mut rig, 1);
     rig.send(1, socket, &Bytes::from_static(b"bye"));
     rig.close(1, socket, CloseHow::Graceful);
@@ -88,10 +82,8 @@ fn without_linger_a_close_is_at_once() {
     assert_eq!(read_to_end(&mut client), b"bye");
 }
 
-#[test]
-fn an_abort_resets_the_peer_whatever_is_armed() {
-    let mut rig = Rig::new(RingConfig::default());
-    assert!(support::features().can_reset, "this kernel can");
+pub fn an_abort_resets_the_peer_whatever_is_armed<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let (server, mut client) = Listener::new().pair();
     narrow(&server, &client);
     let socket = rig.register(1, server);
@@ -114,10 +106,9 @@ fn an_abort_resets_the_peer_whatever_is_armed() {
 }
 
 /// Input that is already wanted, polled or buffered when the socket is closed is not told any more.
-#[test]
-fn after_close_nothing_is_told_but_closed() {
+pub fn after_close_nothing_is_told_but_closed<F: Factory>(factory: &F) {
     for how in [CloseHow::Graceful, CloseHow::Abort] {
-        let mut rig = Rig::new(RingConfig::default());
+        let mut rig = Rig::new(factory, Shape::default());
         let (socket, mut client) = open(&mut rig, 1);
         rig.flush();
         client.write_all(&[1; 10_000]).unwrap();
@@ -131,12 +122,10 @@ fn after_close_nothing_is_told_but_closed() {
 }
 
 /// F20: whatever is in flight when a socket is closed, no byte of it reaches the socket that gets the slot next.
-#[test]
-fn ten_thousand_closes_with_sends_in_flight_mix_nothing_up() {
+pub fn ten_thousand_closes_with_sends_in_flight_mix_nothing_up<F: Factory>(factory: &F) {
     const ROUNDS: u64 = 10_000;
     const SLOTS: u64 = 4;
-    let mut rig =
-        Rig::new(RingConfig { slots_per_ring: SLOTS as u32, enter_every: 8, sq_entries: 8, ..RingConfig::default() });
+    let mut rig = Rig::new(factory, Shape { slots: SLOTS as u32, tight: true, ..Shape::default() });
     let listener = Listener::new();
     let mut live = std::collections::VecDeque::new();
     let mut reused = std::collections::HashSet::new();
@@ -189,9 +178,8 @@ fn check_only_own(client: &TcpStream, token: u64, how: CloseHow, sent: u64) {
     }
 }
 
-#[test]
-fn a_dropped_driver_ends_its_connections() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn a_dropped_driver_ends_its_connections<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let mut clients: Vec<TcpStream> = (0..10).map(|token| open(&mut rig, token).1).collect();
     rig.flush();
     drop(rig);
@@ -201,9 +189,8 @@ fn a_dropped_driver_ends_its_connections() {
 }
 
 /// The kernel brings 20 ends of cancelled polls per visit and does not say that there are more.
-#[test]
-fn one_flush_ends_all_that_were_aborted() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn one_flush_ends_all_that_were_aborted<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let ends: Vec<_> = (0..500).map(|token| open(&mut rig, token)).collect();
     rig.flush();
     for (token, (socket, _)) in ends.iter().enumerate() {
@@ -214,9 +201,8 @@ fn one_flush_ends_all_that_were_aborted() {
 }
 
 /// Sockets closed by the thousand, none of them quiet, end exactly once each and leave an empty table.
-#[test]
-fn a_mass_close_ends_each_socket_once() {
-    let mut rig = Rig::new(RingConfig::default());
+pub fn a_mass_close_ends_each_socket_once<F: Factory>(factory: &F) {
+    let mut rig = Rig::new(factory, Shape::default());
     let listener = Listener::new();
     let mut ends = Vec::new();
     for token in 0..1000 {
@@ -237,5 +223,5 @@ fn a_mass_close_ends_each_socket_once() {
     for token in 0..1000 {
         assert_eq!(rig.count(&Seen::Closed(Token(token))), 1);
     }
-    assert_eq!(rig.driver.stats().sockets, 0);
+    assert_eq!(F::sockets(&rig.driver), 0);
 }
