@@ -6,7 +6,7 @@ use std::fs;
 use bytes::Bytes;
 use prost::Message as _;
 use tempfile::TempDir;
-use tidegate_control_core::domain::{Lsn, OwnerEpoch, PartitionId, Timestamp};
+use tidegate_control_core::domain::{Epoch, Lsn, OwnerEpoch, PartitionId, Timestamp};
 use tidegate_control_core::partition::{Command, GatewayId, Origin};
 use tidegate_proto::v1;
 
@@ -29,7 +29,7 @@ const RECORDS_MAX: usize = 12;
 /// An item from a gateway. What is taken keeps the bounds that the partition relies on.
 pub fn link_up(data: &[u8]) {
     let Ok(item) = v1::LinkUpItem::decode(data) else { return };
-    let origin = Origin { partition: PartitionId(0), owner_epoch: OwnerEpoch(1) };
+    let origin = Origin { partition: PartitionId(0), history: Epoch(7), owner_epoch: OwnerEpoch(1) };
     match up(GatewayId(1), origin, item) {
         Ok(Up::Work(LinkWork::Request { corr, command })) => {
             assert_ne!(corr, 0);

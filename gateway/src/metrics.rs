@@ -111,6 +111,7 @@ impl Scrape {
             "Fan-outs without a frame for a class",
             sum(|shard| shard.frames_missing.value()),
         )?;
+        page.gauge("parting", "Connections still to be let go", sum(|shard| shard.parting.value()))?;
         page.gauge("queue_bytes", "Bytes that wait for slow connections", sum(|shard| shard.queue_bytes.value()))?;
         let queued = self.0.fleet.shards().iter().map(|shard| shard.queued() as u64).sum();
         page.gauge("shard_queue", "Commands that wait for shards", queued)
@@ -134,6 +135,7 @@ impl Scrape {
             ("ephemeral_received", "Ephemeral messages from control", hub.ephemeral_received),
             ("ephemeral_dropped", "Ephemeral messages that a full window pushed out", hub.ephemeral_dropped),
             ("stale_owner_dropped", "Deliveries of owners with a successor", hub.stale_owner_dropped),
+            ("histories_lost", "Attachments that spoke of another log than before", hub.histories_lost),
             ("batches", "Batches handed to shards", hub.batches),
             ("batch_messages", "Messages in those batches", hub.batch_messages),
             ("frames_encoded", "Frames encoded for batches", hub.frames_encoded),

@@ -48,8 +48,8 @@ fn rate(keyed: bool, client: bool, interested: bool) -> (f64, f64) {
     if interested {
         let gateway = GatewayId(1);
         inputs.push(Input::LinkUp { gateway, credit_bytes: u64::MAX });
-        inputs.push(Input::Interest { gateway, add: streams.clone(), remove: Vec::new() });
         inputs.push(Input::InterestEnd { gateway, cursor: None });
+        inputs.push(Input::Interest { gateway, add: streams.clone(), remove: Vec::new() });
         partition.handle(Timestamp(ID_EPOCH_MS), &mut inputs, &mut out).expect("handled");
     }
     let sender: Option<Uid> = client.then(|| "sender".parse().expect("a valid uid"));

@@ -38,10 +38,12 @@ pub enum Bug {
     CreditSkipsRecord,
     /// A member's group may be written by anybody.
     StrangerWrites,
+    /// The store takes what an owner commits that has a successor.
+    ZombieOwnerWrites,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 17] = [
+    pub const ALL: [Bug; 18] = [
         Bug::AbandonedSeqBlock,
         Bug::OkWithoutCommit,
         Bug::DedupLostAtRestart,
@@ -59,6 +61,7 @@ impl Bug {
         Bug::InterestForgotten,
         Bug::CreditSkipsRecord,
         Bug::StrangerWrites,
+        Bug::ZombieOwnerWrites,
     ];
 }
 

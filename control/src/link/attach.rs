@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_control_core::partition::GatewayId;
-use tidegate_proto::v1::{LinkAttached, LinkDown, LinkDownItem, LinkHello, LinkUp, LinkUpItem};
+use tidegate_proto::v1::{LinkAttached, LinkDown, LinkDownItem, LinkHello, LinkHistory, LinkUp, LinkUpItem};
 use tidegate_proto::v1::{link_down_item, link_up_item};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -139,7 +139,9 @@ async fn write(
     mut refused: mpsc::Receiver<LinkDownItem>,
     down: &Down,
 ) -> Result<(), Status> {
-    let attached = link_down_item::Item::Attached(LinkAttached { partitions: 1 });
+    let origin = links.origin;
+    let history = LinkHistory { partition: origin.partition.0, history: origin.history.0 };
+    let attached = link_down_item::Item::Attached(LinkAttached { partitions: 1, histories: vec![history] });
     let mut message = Message { items: vec![LinkDownItem { item: Some(attached) }], bytes: 0 };
     message.send(down).await?;
     loop {

@@ -100,6 +100,9 @@ impl fmt::Display for Uid {
     }
 }
 
+/// The stream that reaches everybody.
+pub const EVERYBODY: &str = "g:_all";
+
 /// Key of a stream: `u:<uid>`, `g:<gid>` or `c:<a>:<b>` with a ≤ b. Checked at construction, cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamKey(Arc<str>);

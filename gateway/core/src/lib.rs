@@ -22,6 +22,7 @@ pub mod ids;
 mod index;
 pub mod link;
 pub mod messages;
+pub mod planted;
 pub mod shard;
 mod texts;
 pub mod ws;

@@ -93,13 +93,20 @@ pub enum LinkOp {
 /// Control → gateway.
 #[derive(Debug)]
 pub enum FromLink {
+    /// Whose log the attachment that begins speaks of; comes before [`FromLink::Up`]. Another number than before: what was
+    /// known of the partition is of a history that was lost.
+    History {
+        partition: PartitionId,
+        history: u64,
+    },
     /// A new attachment begins; answers to questions of an older one will not come.
     Up,
     /// The attachment broke: pending questions end with UNAVAILABLE or are asked again.
     Down,
     Deliver(Deliver),
     Position(Position),
-    /// The node's place cannot be replayed; [`FromLink::Opened`] with corr 0 says where each stream stands.
+    /// The node's place cannot be replayed; [`FromLink::Opened`] with corr 0 says where each stream stands. Nobody says who
+    /// came into groups or left them meanwhile: that is settled by connections that come back.
     Reset(Position),
     Opened(Opened),
     OpenEnd {

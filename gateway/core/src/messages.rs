@@ -57,6 +57,10 @@ pub struct ClassMask {
 }
 
 impl FrameSet {
+    pub fn is_empty(&self) -> bool {
+        self.variants.is_empty()
+    }
+
     pub fn push(&mut self, mask: ClassMask, frame: Bytes) {
         self.variants.push((mask, frame));
     }
@@ -171,8 +175,9 @@ pub enum ToShard {
         stream: StreamIdx,
         frames: FrameSet,
     },
-    /// The stream is no more: every member on this shard is taken out and gets its frame of `frames` (a `left`). It takes its
-    /// turn among the stream's fan-outs. Answered by one `Left` per member taken out.
+    /// The stream is no more: every member on this shard is taken out and gets its frame of `frames` (a `left`), or, if there
+    /// are none at all, hears nothing. It takes its turn among the stream's fan-outs. Answered by one `Left` per member taken
+    /// out.
     Dismiss {
         stream: StreamIdx,
         frames: FrameSet,
@@ -208,6 +213,9 @@ pub enum ToShard {
         code: CloseCode,
         reason: &'static str,
     },
+    /// Every connection that is here now is let go with 3000, to come back and open its streams anew. They go at once, since
+    /// what they take for their streams is not so any more; what spreads their return is the `bye`.
+    Reopen,
 }
 
 /// A frame for one connection: a reply, a recovery page, a notice.

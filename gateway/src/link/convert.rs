@@ -38,6 +38,13 @@ pub enum InvalidItem {
     NotAttached,
 }
 
+/// What the first item down says of the logs behind it.
+pub fn histories(attached: &v1::LinkAttached) -> Vec<FromLink> {
+    let told =
+        |log: &v1::LinkHistory| FromLink::History { partition: PartitionId(log.partition), history: log.history };
+    attached.histories.iter().map(told).collect()
+}
+
 /// One item down, in the core's values; a position item may become several.
 pub fn from_wire(
     item: v1::LinkDownItem,

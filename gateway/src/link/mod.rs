@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 use crate::config::LinkSettings;
 use crate::platforms::PlatformTable;
 use backoff::Backoff;
-use convert::{InvalidItem, from_wire};
+use convert::{InvalidItem, from_wire, histories};
 pub use up::{Flushed, UpQueue};
 
 /// Batches from control that wait for the hub thread; beyond, HTTP/2 flow control holds control back.
@@ -184,10 +184,12 @@ impl Link {
             if items.peek().is_some()
                 && let Some(up) = waiting.take()
             {
-                expect_attached(items.next())?;
+                let attached = expect_attached(items.next())?;
                 backoff.reset();
                 self.state.up.store(true, Ordering::Relaxed);
                 info!("link up");
+                let histories = LinkEvent::Items(histories(&attached));
+                events.send(histories).await.map_err(|_| LinkFailure::HubGone)?;
                 events.send(LinkEvent::Up(up)).await.map_err(|_| LinkFailure::HubGone)?;
             }
             let mut values = Vec::with_capacity(items.len());
@@ -235,9 +237,9 @@ impl Link {
     }
 }
 
-fn expect_attached(first: Option<v1::LinkDownItem>) -> Result<(), InvalidItem> {
+fn expect_attached(first: Option<v1::LinkDownItem>) -> Result<v1::LinkAttached, InvalidItem> {
     match first.and_then(|item| item.item) {
-        Some(v1::link_down_item::Item::Attached(_)) => Ok(()),
+        Some(v1::link_down_item::Item::Attached(attached)) => Ok(attached),
         _ => Err(InvalidItem::NotAttached),
     }
 }

@@ -245,7 +245,7 @@ impl GatewayLink for Control {
             let mut state = self.state();
             state.down = Some(down);
             state.interest.clear();
-            state.send(vec![Down::Attached(v1::LinkAttached { partitions: 1 })]);
+            state.send(vec![Down::Attached(v1::LinkAttached { partitions: 1, ..Default::default() })]);
             state.attachments += 1;
         }
         let mut up = request.into_inner();

@@ -114,7 +114,7 @@ impl<S: MessageStore> Partition<S> {
         };
         // A head of another epoch than its group's is that of the group's earlier life.
         let head = self.store.head(stream)?.filter(|head| epoch.is_none_or(|epoch| head.epoch == epoch));
-        let epoch = epoch.or(head.map(|h| h.epoch)).unwrap_or(self.base_epoch);
+        let epoch = epoch.or(head.map(|h| h.epoch)).unwrap_or(self.origin.history);
         Ok(Some(Standing { epoch, head: head.map_or(Seq::ZERO, |h| h.head), mode }))
     }
 

@@ -260,5 +260,7 @@ pub enum Recovered {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub partition: PartitionId,
+    /// The epoch that the log began with: another log has another.
+    pub history: Epoch,
     pub owner_epoch: OwnerEpoch,
 }

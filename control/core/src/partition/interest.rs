@@ -70,6 +70,12 @@ impl Interest {
         });
     }
 
+    /// Whether the gateway wants anything at all. It looks at entries until it finds one, which attachments that begin can
+    /// afford.
+    pub fn has(&self, gateway: Slot) -> bool {
+        self.entries.iter().any(|entry| entry.gateways.contains(&gateway))
+    }
+
     /// Everything that one gateway wants, sorted.
     pub fn of(&self, gateway: Slot) -> Vec<StreamKey> {
         let wanted = self.entries.iter().filter(|entry| entry.gateways.contains(&gateway));

@@ -54,10 +54,8 @@ pub(super) struct Attachment {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Its interest is being announced. It has to hear of everything after `up`.
-    Announcing {
-        up: Lsn,
-    },
+    /// Its interest is being announced.
+    Announcing,
     /// Replayed from the log, in turns.
     CatchUp {
         from: Lsn,
@@ -107,7 +105,7 @@ impl Links {
 
     pub fn want_turn(&self) -> bool {
         self.attachments.iter().flatten().any(|a| match a.state {
-            State::Announcing { .. } => false,
+            State::Announcing => false,
             State::CatchUp { .. } => a.credit > 0,
             State::Resetting { .. } => true,
             State::Live => !a.deferred.is_empty(),
@@ -137,9 +135,7 @@ impl Links {
         out: &mut Vec<Output>,
     ) {
         let violated = match input {
-            Input::LinkUp { gateway, credit_bytes } => {
-                self.attach(gateway, credit_bytes, at).map_err(|why| (gateway, why))
-            }
+            Input::LinkUp { gateway, credit_bytes } => self.attach(gateway, credit_bytes).map_err(|why| (gateway, why)),
             Input::LinkDown { gateway } => {
                 self.detach(gateway);
                 Ok(())
@@ -196,7 +192,7 @@ impl Links {
         }
     }
 
-    fn attach(&mut self, gateway: GatewayId, credit_bytes: u64, at: Lsn) -> Result<(), &'static str> {
+    fn attach(&mut self, gateway: GatewayId, credit_bytes: u64) -> Result<(), &'static str> {
         if self.by_id.contains_key(&gateway) {
             return Err("attached twice");
         }
@@ -209,7 +205,7 @@ impl Links {
             id: gateway,
             window,
             credit: window,
-            state: State::Announcing { up: at },
+            state: State::Announcing,
             deferred: VecDeque::new(),
             position_at: Timestamp(i64::MIN),
             last_deliver: None,
@@ -256,14 +252,20 @@ impl Links {
     ) -> Result<(), &'static str> {
         let Some(slot) = self.slot(gateway) else { return Ok(()) };
         let Some(attachment) = self.attachment(slot) else { return Ok(()) };
-        let State::Announcing { up } = attachment.state else { return Err("announced twice") };
-        match cursor {
-            // A place that this log does not have: its end was lost, or it is another log.
-            Some((epoch, lsn)) if epoch > owner || lsn > at => self.reset(slot, at, stats, out),
-            Some((_, lsn)) if planted::is(Bug::ReplaySkipsSeam) => {
-                attachment.state = State::CatchUp { from: lsn.next().min(at) };
-            }
-            cursor => attachment.state = State::CatchUp { from: cursor.map_or(up, |(_, lsn)| lsn) },
+        if attachment.state != State::Announcing {
+            return Err("announced twice");
+        }
+        let from = match cursor {
+            // A place that this log does not have: its end was lost.
+            Some((epoch, lsn)) if epoch > owner || lsn > at => None,
+            Some((_, lsn)) if planted::is(Bug::ReplaySkipsSeam) => Some(lsn.next().min(at)),
+            Some((_, lsn)) => Some(lsn),
+            // It has streams, but no place: they are of another log.
+            None => (!self.interest.has(slot)).then_some(at),
+        };
+        match (from, self.attachment(slot)) {
+            (Some(from), Some(attachment)) => attachment.state = State::CatchUp { from },
+            _ => self.reset(slot, at, stats, out),
         }
         stats.catch_ups += u64::from(cursor.is_some());
         Ok(())

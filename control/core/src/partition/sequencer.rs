@@ -32,7 +32,6 @@ pub struct Partition<S> {
     pub(super) store: S,
     pub(super) config: PartitionConfig,
     pub(super) origin: Origin,
-    pub(super) base_epoch: Epoch,
     pub(super) clock: Clock,
     /// Wall-clock time of this call.
     pub(super) now: Timestamp,
@@ -88,12 +87,11 @@ pub(super) fn unavailable() -> Refusal {
 impl<S: MessageStore> Partition<S> {
     /// `seed` is for hash tables alone: it changes no output.
     pub fn new(id: PartitionId, store: S, config: PartitionConfig, seed: u64) -> Result<Self, StoreError> {
-        let origin = Origin { partition: id, owner_epoch: store.owner_epoch() };
+        let origin = Origin { partition: id, history: store.base_epoch(), owner_epoch: store.owner_epoch() };
         let forgets = planted::is(Bug::ClockRunsBackwards);
         let last_timestamp = if forgets { Timestamp::default() } else { store.last_timestamp() };
         Ok(Partition {
             origin,
-            base_epoch: store.base_epoch(),
             clock: Clock::new(config.worker, last_timestamp),
             now: store.last_timestamp(),
             heads: Heads::new(config.heads_max, seed),
@@ -364,14 +362,14 @@ impl<S: MessageStore> Partition<S> {
     pub(super) fn new_epoch(&mut self) -> Epoch {
         loop {
             if planted::is(Bug::GroupKeepsItsEpoch) {
-                return Epoch(self.base_epoch.0 ^ 1);
+                return Epoch(self.origin.history.0 ^ 1);
             }
             let (id, _) = self.clock.stamp(self.now);
-            let mut mixed = self.base_epoch.0 ^ id.0;
+            let mut mixed = self.origin.history.0 ^ id.0;
             mixed = (mixed ^ mixed >> 30).wrapping_mul(EPOCH_MIX[0]);
             mixed = (mixed ^ mixed >> 27).wrapping_mul(EPOCH_MIX[1]);
             let epoch = Epoch(mixed ^ mixed >> 31);
-            if epoch != self.base_epoch && epoch != Epoch(0) {
+            if epoch != self.origin.history && epoch != Epoch(0) {
                 return epoch;
             }
         }

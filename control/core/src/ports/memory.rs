@@ -13,6 +13,7 @@ use super::store::{
     DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, ReplayPage, StoreError, StoreReader,
 };
 use crate::domain::{Epoch, Gid, Lsn, OwnerEpoch, Record, Seq, StreamKey, Timestamp, Uid};
+use crate::planted::{self, Bug};
 
 /// What the next commits do instead of succeeding, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +71,10 @@ impl MemoryDisk {
             index.apply(*lsn, record);
         }
         MemoryStore { disk: self.clone(), owner_epoch: platter.owner_epoch, index }
+    }
+
+    pub fn base_epoch(&self) -> Epoch {
+        self.platter().base_epoch
     }
 
     pub fn plant(&self, fault: Fault) {
@@ -185,7 +190,7 @@ impl MessageStore for MemoryStore {
     }
 
     fn base_epoch(&self) -> Epoch {
-        self.disk.platter().base_epoch
+        self.disk.base_epoch()
     }
 
     fn last_timestamp(&self) -> Timestamp {
@@ -194,7 +199,7 @@ impl MessageStore for MemoryStore {
 
     fn commit(&mut self, records: &[Record]) -> Result<Lsn, StoreError> {
         let mut platter = self.disk.platter();
-        if platter.owner_epoch != self.owner_epoch {
+        if platter.owner_epoch != self.owner_epoch && !planted::is(Bug::ZombieOwnerWrites) {
             return Err(StoreError::Fenced);
         }
         if records.is_empty() {
@@ -224,7 +229,10 @@ impl MessageStore for MemoryStore {
     }
 
     fn maintain(&mut self, _now: Timestamp) -> Result<(), StoreError> {
-        Ok(())
+        match self.disk.platter().owner_epoch == self.owner_epoch {
+            true => Ok(()),
+            false => Err(StoreError::Fenced),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use tidegate_control_core::ports::Head;
 use super::*;
 
 const GATEWAY: GatewayId = GatewayId(3);
-const ORIGIN: Origin = Origin { partition: PartitionId(0), owner_epoch: OwnerEpoch(5) };
+const ORIGIN: Origin = Origin { partition: PartitionId(0), history: Epoch(7), owner_epoch: OwnerEpoch(5) };
 
 fn parse(item: link_up_item::Item) -> Result<Up, BadItem> {
     up(GATEWAY, ORIGIN, v1::LinkUpItem { item: Some(item) })

@@ -1,11 +1,16 @@
 //! The attachment to control: up and down, places in partitions, credits, presence.
 
+use smallvec::SmallVec;
+
+use super::open::Stage;
 use super::ops::Asked;
 use super::stream::HealStep;
 use super::{CREDIT_BYTES, Hub, PRESENCE_MAX};
 use crate::client::errors::ErrorCode;
-use crate::ids::Now;
-use crate::link::{Corr, LinkError, Position, ToLink};
+use crate::ids::{EVERYBODY, Now, ShardId};
+use crate::link::{Corr, LinkError, PartitionId, Position, ToLink};
+use crate::messages::{FrameSet, ToShard};
+use crate::planted::{self, Bug};
 
 /// How long a client waits before it asks again after the link broke; spread, so that they do not come all at once.
 const RETRY_SPREAD_MS: u32 = 1_000;
@@ -80,14 +85,57 @@ impl Hub {
         }
     }
 
+    /// Of a history that was lost nothing is known any more: the node has no place in the new one, and so is told to begin
+    /// anew.
+    pub(super) fn history(&mut self, partition: PartitionId, history: u64) {
+        let known = self.link.histories.insert(partition, history);
+        if known.is_some_and(|known| known != history) && !planted::is(Bug::HistoryIgnored) {
+            self.link.positions.remove(&partition);
+            self.stats.histories_lost += 1;
+        }
+    }
+
+    /// Nobody can say what happened since the node's place: who came into groups, who was taken out of them, which groups
+    /// ended. So groups are left without a word, opens are asked again, and connections come back, each with its cursors.
+    pub(super) fn reset(&mut self, now: Now, position: Position) {
+        if !self.accept_position(position) || planted::is(Bug::ResetKeepsMembers) {
+            return;
+        }
+        let ended = self.opens.iter().filter(|(_, open)| open.stage == Stage::Ended && !open.gone);
+        let mut ended: Vec<Corr> = ended.map(|(corr, _)| *corr).collect();
+        ended.sort_unstable();
+        for corr in ended.into_iter().rev() {
+            self.ask_again(now, corr);
+        }
+        self.opens.values_mut().for_each(|open| open.late.clear());
+        let mut shards: SmallVec<[ShardId; 16]> = SmallVec::new();
+        for idx in self.streams.all() {
+            let Some(stream) = self.streams.at_mut(idx) else { continue };
+            // Until control says so again, nobody but control lets anyone in.
+            stream.set_open_group(false);
+            shards.extend(stream.members().map(|(shard, _)| shard));
+            shards.sort_unstable();
+            shards.dedup();
+            let key = self.streams.key_text(idx);
+            if key.starts_with("g:") && key != EVERYBODY {
+                self.flush(now, idx);
+                self.command_members(idx, || ToShard::Dismiss { stream: idx, frames: FrameSet::default() });
+            }
+        }
+        for shard in shards {
+            self.send(shard, ToShard::Reopen);
+        }
+    }
+
     /// False: said by an owner that has a successor, which must be ignored (it may never have been durable).
     pub(super) fn accept_position(&mut self, position: Position) -> bool {
         let known = self.link.positions.get(&position.partition).copied();
-        if known.is_some_and(|(owner_epoch, _)| position.owner_epoch < owner_epoch) {
+        let stale = known.is_some_and(|(owner_epoch, _)| position.owner_epoch < owner_epoch);
+        if stale && !planted::is(Bug::StaleOwnerAccepted) {
             return false;
         }
-        // Ephemeral messages have no place.
-        if position.lsn > 0 {
+        // Ephemeral messages have no place. An empty log has one, and the node must not seem to have none.
+        if position.lsn > 0 || known.is_none() {
             let lsn = match known {
                 Some((owner_epoch, lsn)) if owner_epoch == position.owner_epoch => lsn.max(position.lsn),
                 _ => position.lsn,

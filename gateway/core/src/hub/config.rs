@@ -100,6 +100,8 @@ pub struct HubStats {
     pub ephemeral_dropped: u64,
     /// Deliveries of an owner that has a successor.
     pub stale_owner_dropped: u64,
+    /// Attachments that spoke of another history than the one before.
+    pub histories_lost: u64,
     /// Batches that left, durable and ephemeral.
     pub batches: u64,
     /// Messages in those batches.

@@ -8,9 +8,10 @@ use super::encode::notice;
 use super::open::{Entry, OpenKind, PendingOpen, Stage, remember_late};
 use super::stream::Classes;
 use super::{Hub, OPENS_MAX};
+use crate::client::errors::ErrorCode;
 use crate::client::gap_frame;
 use crate::ids::{ConnRef, Epoch, Now, Seq, ShardId, StreamIdx, StreamKey, Uid};
-use crate::link::{Recovered, ToLink};
+use crate::link::{LinkError, Recovered};
 use crate::messages::{ConnClass, ToShard};
 
 impl Hub {
@@ -41,15 +42,13 @@ impl Hub {
     pub(super) fn lingered(&mut self, now: Now, idx: StreamIdx, serial: u32) {
         let Some(stream) = self.streams.current(idx, serial) else { return };
         stream.set_lingering(false);
-        if !stream.is_idle() {
+        if !stream.is_idle() || self.link.forgotten.is_full() {
             self.linger_if_idle(now, idx);
             return;
         }
         self.tails.remove(&mut self.streams, idx);
-        if let Some(stream) = self.streams.remove(idx)
-            && self.link.up
-        {
-            self.to_link.push_back(ToLink::Forget { stream });
+        if let Some(stream) = self.streams.remove(idx) {
+            self.forget(stream);
         }
     }
 
@@ -151,14 +150,38 @@ impl Hub {
         self.linger_if_idle(now, idx);
     }
 
-    /// The stream is no more. What arrived before that still leaves for everybody.
+    /// The stream is no more. What arrived before that still leaves for everybody; who comes later asks control.
     pub(super) fn dismissed(&mut self, now: Now, idx: StreamIdx) {
+        self.refuse_dismissed(now, idx);
         self.flush(now, idx);
-        let Some(stream) = self.streams.at(idx) else { return };
+        let Some(stream) = self.streams.at_mut(idx) else { return };
+        stream.set_open_group(false);
+        let (classes, received) = (stream.classes, stream.received);
         let key = self.streams.key_text(idx).to_owned();
-        let left = v1::Left { stream: key, seq: stream.received.0, reason: "dismissed".to_owned() };
-        let frames = self.encoder.shared(stream.classes, &notice(Body::Left(left)));
+        let left = v1::Left { stream: key, seq: received.0, reason: "dismissed".to_owned() };
+        let frames = self.encoder.shared(classes, &notice(Body::Left(left)));
         self.command_members(idx, || ToShard::Dismiss { stream: idx, frames: frames.clone() });
+    }
+
+    /// Opens that were granted the stream before it ended must not bring anybody into what may begin under its name.
+    fn refuse_dismissed(&mut self, now: Now, idx: StreamIdx) {
+        if self.streams.at(idx).is_none_or(|stream| stream.holds == 0) {
+            return;
+        }
+        let Some(key) = self.streams.key(idx) else { return };
+        let holds = |open: &PendingOpen| open.entries.iter().any(|entry| entry.idx == idx);
+        let mut corrs: Vec<_> = self.opens.iter().filter(|(_, open)| holds(open)).map(|(corr, _)| *corr).collect();
+        corrs.sort_unstable();
+        for corr in corrs {
+            let Some(open) = self.opens.get_mut(&corr) else { continue };
+            let message = "the group was dismissed".into();
+            let error = LinkError { code: ErrorCode::NotFound, message, retry_after_ms: None, stands: None };
+            open.errors.push((key.clone(), error));
+            let (dropped, kept) = std::mem::take(&mut open.entries).into_iter().partition(|entry| entry.idx == idx);
+            open.entries = kept;
+            self.retries.push_back(corr);
+            self.release(now, dropped);
+        }
     }
 
     /// The user ceased to be a member by the record at `seq`. What arrived before it still leaves for everybody; nothing

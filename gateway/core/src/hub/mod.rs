@@ -21,6 +21,7 @@ mod attach;
 mod config;
 mod encode;
 mod heal;
+mod interest;
 mod members;
 mod open;
 mod ops;
@@ -39,6 +40,7 @@ use smallvec::SmallVec;
 
 pub use config::*;
 use encode::Encoder;
+use interest::Forgotten;
 use open::PendingOpen;
 use ops::Asked;
 use stream::Streams;
@@ -79,7 +81,9 @@ pub struct Hub {
 /// What the hub remembers about its attachment.
 struct LinkState {
     up: bool,
+    histories: HashMap<PartitionId, u64, FixedState>,
     positions: HashMap<PartitionId, (u64, u64), FixedState>,
+    forgotten: Forgotten,
     credit: u64,
     /// Presence changes that happened while the link was down.
     presence: VecDeque<ToLink>,
@@ -121,7 +125,9 @@ impl Hub {
             lingering: VecDeque::new(),
             link: LinkState {
                 up: false,
+                histories: HashMap::with_hasher(hasher()),
                 positions: HashMap::with_hasher(hasher()),
+                forgotten: Forgotten::new(seed),
                 credit: 0,
                 presence: VecDeque::new(),
             },
@@ -156,17 +162,16 @@ impl Hub {
     /// Poll both queues afterwards.
     pub fn handle_link(&mut self, now: Now, item: FromLink) {
         match item {
+            FromLink::History { partition, history } => self.history(partition, history),
             FromLink::Up => self.link_up(now),
             FromLink::Down => self.link_down(now),
             FromLink::Deliver(deliver) => self.deliver(now, deliver),
             FromLink::Position(position) => {
                 self.accept_position(position);
             }
-            FromLink::Reset(position) => {
-                self.accept_position(position);
-            }
+            FromLink::Reset(position) => self.reset(now, position),
             FromLink::Opened(opened) => self.opened(now, opened),
-            FromLink::OpenEnd { corr } => self.open_end(corr),
+            FromLink::OpenEnd { corr } => self.open_end(now, corr),
             FromLink::Reply { corr, result } => self.reply(now, corr, result),
             FromLink::Membership { uid, stream, epoch, seq, joined, reason, position } => {
                 if !self.accept_position(position) {

@@ -20,6 +20,10 @@ pub(super) struct PendingOpen {
     pub uid: Uid,
     pub kind: OpenKind,
     pub stage: Stage,
+    /// Its number among all that were asked, when it was asked last.
+    pub asked: u64,
+    /// A stream of it was forgotten while it was asked.
+    pub crossed: bool,
     pub entries: Vec<Entry>,
     pub errors: Vec<(StreamKey, LinkError)>,
     /// Groups that the user came into since control was asked.
@@ -83,6 +87,8 @@ impl PendingOpen {
             uid,
             kind,
             stage,
+            asked: 0,
+            crossed: false,
             entries: Vec::new(),
             errors: Vec::new(),
             late: Vec::new(),
@@ -225,6 +231,7 @@ impl Hub {
             let Some(corr) = self.to_ask.pop_front() else { return };
             let Some(open) = self.opens.get_mut(&corr) else { continue };
             open.stage = Stage::Asked;
+            open.asked = self.link.forgotten.number();
             self.to_link.push_back(open.question(corr));
             self.opens_asked += 1;
         }
@@ -236,15 +243,10 @@ impl Hub {
         let mut asked: Vec<Corr> = asked.collect();
         asked.sort_unstable();
         for corr in asked.into_iter().rev() {
-            let Some(open) = self.opens.get_mut(&corr) else { continue };
-            open.stage = Stage::Waiting;
-            open.errors.clear();
-            let entries = std::mem::take(&mut open.entries);
-            self.to_ask.push_front(corr);
-            self.retries.push_back(corr);
-            self.release(now, entries);
+            self.ask_again(now, corr);
         }
         self.opens_asked = 0;
+        self.link.forgotten.clear();
     }
 
     pub(super) fn release(&mut self, now: Now, entries: Vec<Entry>) {
@@ -273,6 +275,7 @@ impl Hub {
         let known = self.opens.get(&corr).is_some_and(|open| open.stage == Stage::Asked);
         match result {
             Ok(_) if !known => self.disown(stream),
+            Ok(_) if self.was_forgotten(corr, &stream) => {}
             Ok(stands) => match self.make_live(now, &stream, &stands) {
                 Some(idx) => self.grant(corr, idx, stands),
                 None => {
@@ -288,7 +291,7 @@ impl Hub {
     /// Control registered an interest that nobody here has.
     fn disown(&mut self, stream: StreamKey) {
         if self.streams.find(&stream).is_none() {
-            self.to_link.push_back(ToLink::Forget { stream });
+            self.forget(stream);
         }
     }
 
@@ -320,6 +323,7 @@ impl Hub {
     /// Control says where a live stream stands.
     fn reconcile(&mut self, now: Now, idx: StreamIdx, stands: &OpenedStream) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
+        stream.set_open_group(stands.open_group);
         if stream.epoch != stands.epoch {
             self.new_epoch(now, idx, stands.epoch.clone(), stands.first, stands.head);
             return;
@@ -342,12 +346,17 @@ impl Hub {
         open.entries.push(Entry { idx, epoch, head, start: start.min(head), recovered, page, listed, floats });
     }
 
-    pub(super) fn open_end(&mut self, corr: Corr) {
-        if let Some(open) = self.opens.get_mut(&corr).filter(|open| open.stage == Stage::Asked) {
-            open.stage = Stage::Ended;
-            self.opens_asked = self.opens_asked.saturating_sub(1);
-            self.retries.push_back(corr);
+    pub(super) fn open_end(&mut self, now: Now, corr: Corr) {
+        let Some(open) = self.opens.get_mut(&corr).filter(|open| open.stage == Stage::Asked) else { return };
+        self.opens_asked = self.opens_asked.saturating_sub(1);
+        if self.opens_asked == 0 {
+            self.link.forgotten.clear();
         }
+        if open.crossed {
+            return self.ask_again(now, corr);
+        }
+        open.stage = Stage::Ended;
+        self.retries.push_back(corr);
     }
 
     /// Finishes an open that has all its answers, unless one of its streams has not reached the connection's start: then

@@ -464,6 +464,12 @@ impl Streams {
         live.filter_map(|stream| self.keys.text(stream.key).parse().ok())
     }
 
+    /// The index of every live stream.
+    pub fn all(&self) -> Vec<StreamIdx> {
+        let live = self.streams.iter().enumerate().filter(|(_, stream)| stream.is_some());
+        live.map(|(at, _)| StreamIdx(at as u32)).collect()
+    }
+
     fn share_epoch(&mut self, epoch: &Epoch) -> Epoch {
         if let Some(shared) = self.epochs.get(epoch) {
             return shared.clone();

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use super::stream::Streams;
 use crate::ids::{Seq, StreamIdx};
 use crate::link::Message;
+use crate::planted::{self, Bug};
 
 /// Counted for a tail and for each of its messages beside the text itself.
 const OVERHEAD_BYTES: u64 = 128;
@@ -77,7 +78,9 @@ impl Tails {
             if tail.messages.len() == self.messages_max
                 && let Some(out) = tail.messages.pop_front()
             {
-                tail.after = out.seq;
+                if !planted::is(Bug::HotTailServesHole) {
+                    tail.after = out.seq;
+                }
                 tail.bytes -= cost(&out);
             }
             tail.bytes += cost(message);

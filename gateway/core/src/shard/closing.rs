@@ -8,15 +8,16 @@ use smallvec::SmallVec;
 use tidegate_proto::v1;
 
 use super::backlog::{Kind, Queued};
-use super::config::DRAINED_PER_TURN_MAX;
+use super::config::PARTED_PER_TURN_MAX;
 use super::engine::Engine;
 use super::send_state::SendCause;
 use super::slab::{Phase, Slot, flag};
 use super::wheel::{Tick, ticks};
 use crate::client;
 use crate::driver::CloseHow;
-use crate::ids::{Now, StreamIdx};
+use crate::ids::{ConnId, Now, StreamIdx};
 use crate::messages::{Encoding, ToHub};
+use crate::planted::{self, Bug};
 use crate::ws::close::CloseCode;
 use crate::ws::{Decoder, OpCode, close_frame, frame};
 
@@ -26,31 +27,33 @@ pub(super) struct Leaving {
     /// From the first `Drain` on, nobody new is taken.
     pub draining: bool,
     pub stopped: bool,
-    drain: Option<Drain>,
+    parting: Option<Parting>,
 }
 
 /// Connections in the order in which they are let go.
-struct Drain {
-    slots: Vec<Slot>,
+struct Parting {
+    conns: Vec<ConnId>,
     next: usize,
     start: Now,
     over_ns: u64,
+    code: CloseCode,
+    reason: &'static str,
 }
 
-impl Drain {
+impl Parting {
     /// How many should be gone at `now`.
     fn due(&self, now: Now) -> usize {
         let elapsed = now.0.saturating_sub(self.start.0);
         if elapsed >= self.over_ns {
-            return self.slots.len();
+            return self.conns.len();
         }
-        (u128::from(elapsed) * self.slots.len() as u128 / u128::from(self.over_ns)) as usize
+        (u128::from(elapsed) * self.conns.len() as u128 / u128::from(self.over_ns)) as usize
     }
 
     /// When one more is due.
     fn next_at(&self) -> Now {
         let share = u128::from(self.over_ns) * (self.next as u128 + 1);
-        Now(self.start.0 + share.div_ceil(self.slots.len().max(1) as u128) as u64)
+        Now(self.start.0 + share.div_ceil(self.conns.len().max(1) as u128) as u64)
     }
 }
 
@@ -118,6 +121,9 @@ impl Engine {
     }
 
     pub(super) fn on_closed(&mut self, slot: Slot) {
+        if planted::is(Bug::SendAfterClose) {
+            self.leave_all(slot);
+        }
         self.free_backlog(slot);
         self.wheel.disarm(&mut self.slab, slot);
         self.slab.release(slot);
@@ -181,6 +187,9 @@ impl Engine {
     }
 
     fn leave_all(&mut self, slot: Slot) {
+        if planted::is(Bug::SendAfterClose) && self.slab.hot(slot).phase == Phase::Open {
+            return;
+        }
         let memberships = self.slab.take_memberships(slot);
         if memberships.is_empty() {
             return;
@@ -221,34 +230,50 @@ impl Engine {
 
     /// Begins to let every connection go, evenly over so many milliseconds. A second call changes nothing.
     pub(super) fn drain(&mut self, over_ms: u32) {
-        if std::mem::replace(&mut self.leaving.draining, true) {
-            return;
+        if !std::mem::replace(&mut self.leaving.draining, true) {
+            self.part_from_all(over_ms, CloseCode::Drain, "drain");
         }
-        let slots = self.slab.slots().filter(|&slot| self.slab.hot(slot).phase == Phase::Open).collect();
-        let over_ns = u64::from(over_ms) * 1_000_000;
-        self.leaving.drain = Some(Drain { slots, next: 0, start: self.clock.now, over_ns });
+    }
+
+    /// Lets those go who are here now, while others come.
+    pub(super) fn reopen(&mut self) {
+        if !self.leaving.draining {
+            self.part_from_all(0, CloseCode::Restart, "streams begin anew");
+        }
+    }
+
+    fn part_from_all(&mut self, over_ms: u32, code: CloseCode, reason: &'static str) {
+        let open = self.slab.slots().filter(|&slot| self.slab.hot(slot).phase == Phase::Open);
+        let conns: Vec<ConnId> = open.map(|slot| self.slab.id(slot)).collect();
+        let (over_ns, parting) = (u64::from(over_ms) * 1_000_000, conns.len() as u64);
+        self.leaving.parting = Some(Parting { conns, next: 0, start: self.clock.now, over_ns, code, reason });
+        self.stats.parting.set(parting);
     }
 
     /// Lets go those whose turn it is. Returns when to call again: at once, if the turn's budget ended it.
-    pub(super) fn run_drain(&mut self) -> Option<Now> {
-        let mut drain = self.leaving.drain.take()?;
-        let until = drain.due(self.clock.now).min(drain.next + DRAINED_PER_TURN_MAX);
-        for &slot in &drain.slots[drain.next..until] {
-            self.close(slot, CloseCode::Drain, "drain");
+    pub(super) fn run_parting(&mut self) -> Option<Now> {
+        let mut parting = self.leaving.parting.take()?;
+        let until = parting.due(self.clock.now).min(parting.next + PARTED_PER_TURN_MAX);
+        for &conn in &parting.conns[parting.next..until] {
+            if let Some(slot) = self.slab.find(conn) {
+                self.close(slot, parting.code, parting.reason);
+            }
         }
-        drain.next = until;
-        if drain.next == drain.slots.len() {
+        parting.next = until;
+        self.stats.parting.set((parting.conns.len() - until) as u64);
+        if parting.next == parting.conns.len() {
             return None;
         }
-        let at = drain.next_at();
-        self.leaving.drain = Some(drain);
+        let at = parting.next_at();
+        self.leaving.parting = Some(parting);
         Some(at)
     }
 
     /// Ends everything now.
     pub(super) fn stop(&mut self) {
         self.leaving.stopped = true;
-        self.leaving.drain = None;
+        self.leaving.parting = None;
+        self.stats.parting.set(0);
         let slots: Vec<Slot> = self.slab.slots().collect();
         for slot in slots {
             if self.slab.hot(slot).phase == Phase::Open {

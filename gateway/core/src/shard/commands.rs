@@ -126,6 +126,7 @@ impl Engine {
                     self.close(slot, code, reason);
                 }
             }
+            ToShard::Reopen => self.reopen(),
         }
     }
 

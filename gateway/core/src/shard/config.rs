@@ -19,8 +19,8 @@ pub(super) const GATHER_BYTES_MAX: usize = 16 * 1024;
 pub(super) const FLIGHT_GATHER_BYTES_MAX: usize = 256 * 1024;
 /// Connections whose timer is looked at in one turn.
 pub(super) const TIMERS_PER_TURN_MAX: usize = 4_096;
-/// Connections that one turn lets go while draining.
-pub(super) const DRAINED_PER_TURN_MAX: usize = 1_024;
+/// Connections that one turn lets go while it parts from all of them.
+pub(super) const PARTED_PER_TURN_MAX: usize = 1_024;
 /// Empty backlogs kept for the next connection that has to wait.
 pub(super) const SPARE_BACKLOGS_MAX: usize = 64;
 /// What a queued frame costs beside its bytes: the entry in the queue.

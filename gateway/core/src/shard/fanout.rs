@@ -14,6 +14,7 @@ use super::slab::{Slot, flag, token};
 use crate::driver::Driver;
 use crate::ids::{Seq, StreamIdx};
 use crate::messages::{ConnClass, FANOUT_SLICE_MAX, Fanout, FrameSet, ToHub};
+use crate::planted::{self, Bug};
 
 /// Members copied at a time out of their list, which may change under the loop.
 const BLOCK: usize = 32;
@@ -114,7 +115,7 @@ impl Engine {
             Work::Dismiss { frames } => {
                 for at in run.next..until {
                     let slot = self.streams.members_at(run.place)[at as usize];
-                    if slot != Slot::NONE && self.remove_member(slot, run.stream) {
+                    if slot != Slot::NONE && self.remove_member(slot, run.stream) && !frames.is_empty() {
                         self.send_of(driver, slot, frames);
                     }
                 }
@@ -165,6 +166,10 @@ impl Engine {
                     }
                 } else {
                     self.send_live(driver, slot, shared);
+                    if planted::is(Bug::FullClientAbortsList) {
+                        at = members.end;
+                        break;
+                    }
                 }
             }
         }

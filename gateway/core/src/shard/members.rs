@@ -11,6 +11,7 @@ use super::slab::Slot;
 use crate::chunks::Chunks;
 use crate::ids::{Seq, StreamIdx};
 use crate::index::Index;
+use crate::planted::{self, Bug};
 
 /// Vectors below this are not worth shrinking.
 const SHRINK_MIN: usize = 16;
@@ -137,7 +138,8 @@ impl Streams {
     pub(super) fn remove(&mut self, stream: StreamIdx, position: u32) -> Option<Slot> {
         let at = self.find(stream)?;
         let entry = self.entries.at_mut(at)?;
-        match (entry.is(LISTED), entry.is(RUNNING)) {
+        let running = entry.is(RUNNING) && !planted::is(Bug::SwapRemoveUnderFanout);
+        match (entry.is(LISTED), running) {
             (false, true) => {
                 entry.member = Slot::NONE;
                 None

@@ -111,20 +111,20 @@ impl<D: Driver> Shard<D> {
         self.pump();
         self.run_fanouts();
         let timers_left = self.engine.run_timers();
-        let drain_at = self.engine.run_drain();
+        let parts_at = self.engine.run_parting();
         self.pump();
         self.report(mailbox);
         let engine = &self.engine;
         let busy = inbox_left
             || timers_left
-            || drain_at.is_some_and(|at| at <= engine.clock.now)
+            || parts_at.is_some_and(|at| at <= engine.clock.now)
             || !engine.fanouts.is_empty()
             || engine.is_finished()
             || !engine.todo.ready.is_empty();
         if busy || !mailbox.may_sleep() {
             self.flush();
         } else {
-            let deadline = self.deadline(drain_at);
+            let deadline = self.deadline(parts_at);
             let Shard { driver, engine, inflater } = self;
             driver.turn(deadline, &mut |event| engine.on_event(event, inflater));
             engine.settle(driver);
@@ -179,9 +179,9 @@ impl<D: Driver> Shard<D> {
 
     /// Never later than the end of this tick while there are connections, so that the clock that events are stamped with is
     /// at most a tick old.
-    fn deadline(&self, drain_at: Option<Now>) -> Option<Now> {
+    fn deadline(&self, parts_at: Option<Now>) -> Option<Now> {
         let tick_ends = (self.engine.slab.live() > 0).then(|| self.engine.clock.tick.end());
-        [tick_ends, drain_at].into_iter().flatten().min()
+        [tick_ends, parts_at].into_iter().flatten().min()
     }
 
     fn report(&mut self, mailbox: &mut dyn Mailbox<D::Incoming>) {

@@ -13,6 +13,7 @@ use super::slab::{Phase, Slot, flag, token};
 use crate::driver::{CloseHow, Driver};
 use crate::ids::{Seq, StreamIdx};
 use crate::messages::ToHub;
+use crate::planted::{self, Bug};
 use crate::ws::close::CloseCode;
 
 /// Queue entries of a spare backlog; more are given back.
@@ -34,6 +35,9 @@ impl Engine {
         let kind = self.flight.frames[shared as usize].kind;
         let (Kind::Ephemeral { stream, .. } | Kind::Durable { stream, .. }) = kind else { return };
         if self.is_off(slot, stream, kind) {
+            if planted::is(Bug::GapCountedTwice) {
+                self.stats.dropped.gapped.add(kind);
+            }
             self.stats.dropped.gapped.add(kind);
         } else if self.may_send(slot) {
             self.send_shared(driver, slot, shared);

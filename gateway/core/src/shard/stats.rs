@@ -87,6 +87,8 @@ pub struct ShardStats {
     /// Bytes that wait for slow connections, with overhead.
     pub queue_bytes: Counter,
     pub closes: Closes,
+    /// Connections that are still to be let go, of a drain or because their streams begin anew.
+    pub parting: Counter,
     /// A fan-out had no frame for a member's class: a defect of the hub.
     pub frames_missing: Counter,
 }

@@ -162,7 +162,14 @@ impl World {
 
     /// One command for the shard, or one slice of its running fan-out.
     pub fn shard_step(&mut self, shard: usize) -> bool {
-        self.shards[shard].step()
+        let busy = self.shards[shard].step();
+        for client in &mut self.clients {
+            let closed = |(of, id): (usize, ConnId)| of == shard && !self.shards[of].conns.contains_key(&id.index);
+            if client.at.is_some_and(closed) {
+                client.disconnected();
+            }
+        }
+        busy
     }
 
     /// One item of the shard to the hub.

@@ -173,6 +173,13 @@ impl Shard {
                 users.iter().for_each(|uid| self.expel(uid, stream, &frames));
             }
             ToShard::GapAll { stream, from, flushed, new_epoch } => self.gap_all(stream, from, flushed, new_epoch),
+            ToShard::Reopen => {
+                let open: Vec<u32> = self.conns.iter().filter(|(_, conn)| !conn.closed).map(|(at, _)| *at).collect();
+                for index in open {
+                    self.conns.entry(index).and_modify(|conn| conn.closed = true);
+                    self.close(index);
+                }
+            }
             ToShard::Close { conn, .. } => {
                 if let Some(conn) = self.live(conn) {
                     conn.closed = true;
@@ -270,7 +277,9 @@ impl Shard {
         let mut gone = Vec::new();
         for conn in self.conns.values_mut().filter(|conn| conn.hello.uid == *uid) {
             if conn.members.remove(&stream).is_some() {
-                conn.wire.push_back(frames.select(conn.hello.class).expect("a variant").clone());
+                if !frames.is_empty() {
+                    conn.wire.push_back(frames.select(conn.hello.class).expect("a variant").clone());
+                }
                 gone.push(conn.id);
             }
         }

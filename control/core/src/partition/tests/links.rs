@@ -5,9 +5,14 @@ fn interest(gateway: GatewayId, names: &[&str]) -> Input {
     Input::Interest { gateway, add: names.iter().map(|name| stream(name)).collect(), remove: Vec::new() }
 }
 
-/// A gateway comes (back) with this interest and cursor.
+/// A gateway comes back with this interest and cursor, or comes for the first time and then wants something.
 fn arrive(gateway: GatewayId, credit_bytes: u64, names: &[&str], cursor: Option<(OwnerEpoch, Lsn)>) -> Vec<Input> {
-    vec![Input::LinkUp { gateway, credit_bytes }, interest(gateway, names), Input::InterestEnd { gateway, cursor }]
+    let mut inputs =
+        vec![Input::LinkUp { gateway, credit_bytes }, interest(gateway, names), Input::InterestEnd { gateway, cursor }];
+    if cursor.is_none() {
+        inputs.swap(1, 2);
+    }
+    inputs
 }
 
 fn position(items: &[LinkItem]) -> Option<u64> {
@@ -80,7 +85,8 @@ fn messages_between_attaching_and_the_end_of_the_announcement_are_not_lost() {
     let mut inputs = vec![Input::LinkUp { gateway: GATEWAY, credit_bytes: 1 << 20 }, interest(GATEWAY, &["u:ann"])];
     inputs.extend(pushes("u:ann", 2));
     assert!(links(rig.turn(inputs), GATEWAY).is_empty());
-    let items = links(rig.turn(vec![Input::InterestEnd { gateway: GATEWAY, cursor: None }]), GATEWAY);
+    let cursor = Some((OwnerEpoch(1), Lsn(0)));
+    let items = links(rig.turn(vec![Input::InterestEnd { gateway: GATEWAY, cursor }]), GATEWAY);
     assert_eq!(delivers(&items), [(2, "u:ann".to_owned(), 0, 2, vec![1, 2])]);
 }
 
@@ -140,16 +146,19 @@ fn opens_wait_until_their_link_is_up_to_date() {
 
 #[test]
 fn a_place_that_cannot_be_replayed_is_reset() {
-    for (cursor, trim) in [((1, 3), 5), ((1, 999), 0), ((99, 1), 0)] {
+    // The last one's place was in another log.
+    for (cursor, trim) in [(Some((1, 3)), 5), (Some((1, 999)), 0), (Some((99, 1)), 0), (None, 0)] {
         let mut rig = Rig::new();
         rig.turn(pushes("u:ann", 8));
         rig.turn(pushes("g:go", 2));
         if trim > 0 {
             rig.trim(trim);
         }
-        let cursor = (OwnerEpoch(cursor.0), Lsn(cursor.1));
+        let cursor = cursor.map(|(epoch, lsn)| (OwnerEpoch(epoch), Lsn(lsn)));
         let names = ["u:ann", "g:go", "u:quiet", "g:none"];
-        let items = links(rig.turn(arrive(GATEWAY, 1 << 20, &names, Some(cursor))), GATEWAY);
+        let gateway = GATEWAY;
+        let (up, end) = (Input::LinkUp { gateway, credit_bytes: 1 << 20 }, Input::InterestEnd { gateway, cursor });
+        let items = links(rig.turn(vec![up, interest(gateway, &names), end]), gateway);
         assert!(matches!(items[0], LinkItem::Reset { lsn: Lsn(11) }), "{items:?}");
         let mut items = items;
         while rig.partition.wants_turn() {

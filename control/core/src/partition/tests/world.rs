@@ -139,11 +139,16 @@ impl World {
         gateway.tails.clear();
         let (id, add, cursor) = (gateway.id, gateway.interest.clone(), gateway.cursor);
         // A small window, so that links fall behind all the time.
-        self.handle(vec![
+        let mut inputs = vec![
             Input::LinkUp { gateway: id, credit_bytes: 300 },
             Input::Interest { gateway: id, add, remove: Vec::new() },
             Input::InterestEnd { gateway: id, cursor },
-        ]);
+        ];
+        if cursor.is_none() {
+            // It comes for the first time, and then wants something.
+            inputs.swap(1, 2);
+        }
+        self.handle(inputs);
     }
 
     fn handle(&mut self, mut inputs: Vec<Input>) {
