@@ -1,6 +1,7 @@
 //! The test command, which CI calls too.
 
 use crate::command::{self, cache, cargo};
+use crate::sim;
 
 /// Test files whose gateway or node takes its driver from TIDEGATE_IO, and that are about what a socket does.
 const SPEAK_TO_A_GATEWAY: [&str; 8] = [
@@ -40,7 +41,8 @@ fn loom(cargo: &str) -> anyhow::Result<()> {
 }
 
 pub fn run() -> anyhow::Result<()> {
-    run_all(&cargo())
+    run_all(&cargo())?;
+    sim::run_for_ci()
 }
 
 /// `cargo deny check bans licenses sources`; advisories too where their database can be fetched.

@@ -1,11 +1,13 @@
 //! Control of the world: the production partition over the simulated store, driven as its thread drives it.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use tidegate_control_core::domain::{PartitionId, Refusal, Timestamp};
 use tidegate_control_core::partition::{Command, GatewayId, Input, Output, Partition, PartitionConfig, Reply, Token};
 use tidegate_control_core::ports::StoreError;
-use tidegate_gateway_core::link::{Deliver, FromLink};
+use tidegate_gateway_core::ids::SeqRange;
+use tidegate_gateway_core::link::{Deliver, FromLink, Position};
 
 use crate::bus;
 use crate::gateway::{Down, Gateway, Up};
@@ -46,6 +48,8 @@ pub struct Control {
     pub starts_at: u64,
     pub credit: u64,
     pub twice: u64,
+    /// How often an older owner is heard behind this one, in cases of 1,000.
+    pub stale: u64,
     seam: Option<Seam>,
     rng: Rng,
 }
@@ -73,7 +77,7 @@ pub struct Turned {
 impl Control {
     pub fn new(credit: u64, twice: u64, seam: Option<Seam>, rng: Rng) -> Control {
         let api = VecDeque::new();
-        Control { life: None, api, clock_ms: 0, turn_at: None, starts_at: 0, credit, twice, seam, rng }
+        Control { life: None, api, clock_ms: 0, turn_at: None, starts_at: 0, credit, twice, stale: 0, seam, rng }
     }
 
     pub fn start(&mut self, now: u64, disk: &Disk) -> Result<(), String> {
@@ -174,7 +178,7 @@ impl Control {
                 Some((_, Up::Hello(id))) => {
                     life.inputs.push(Input::LinkUp { gateway: id, credit_bytes: self.credit });
                     let at = now + self.rng.between(50_000, 2_000_000);
-                    send(gateway, id, at, Down::Up(id));
+                    send(gateway, id, at, Down::Up(id, origin.history.0));
                 }
                 Some((_, Up::Gone(id))) => life.inputs.push(Input::LinkDown { gateway: id }),
                 Some((_, Up::Value(id, value))) => match bus::up(id, origin, value) {
@@ -225,7 +229,14 @@ impl Control {
                 (FromLink::Deliver(deliver), true) => Some(copy(deliver)),
                 _ => None,
             };
+            let stale = match &item {
+                FromLink::Deliver(deliver) if self.rng.chance(self.stale) => of_older_owner(deliver),
+                _ => None,
+            };
             send(gateway, to, at, Down::Item(item));
+            if let Some(stale) = stale {
+                send(gateway, to, at, Down::Item(FromLink::Deliver(stale)));
+            }
             if let Some(again) = again {
                 send(gateway, to, at, Down::Item(FromLink::Deliver(again)));
             }
@@ -262,4 +273,17 @@ pub fn copy(deliver: &Deliver) -> Deliver {
         messages: deliver.messages.clone(),
         bytes: 0,
     }
+}
+
+/// What an older owner would say next of the stream, of a message that never became durable.
+fn of_older_owner(deliver: &Deliver) -> Option<Deliver> {
+    let owner_epoch = deliver.position.owner_epoch.checked_sub(1).filter(|older| *older > 0)?;
+    let after = deliver.range?.upto;
+    let (range, position) = (SeqRange { after, upto: after.next() }, Position { owner_epoch, ..deliver.position });
+    let mut message = deliver.messages.last()?.clone();
+    message.seq = range.upto;
+    let body = Arc::make_mut(&mut message.body);
+    body.seq = range.upto.0;
+    body.content.push_str(" of an older owner");
+    Some(Deliver { position, range: Some(range), messages: vec![message], ..copy(deliver) })
 }

@@ -7,16 +7,19 @@ use std::rc::Rc;
 use tidegate_control_core::partition::GatewayId;
 use tidegate_gateway_core::hub::{Hub, HubConfig};
 use tidegate_gateway_core::ids::{Now, ShardId, StreamIdx};
-use tidegate_gateway_core::link::{FromLink, ToLink};
+use tidegate_gateway_core::link::{FromLink, PartitionId, ToLink};
 use tidegate_gateway_core::messages::{ToHub, ToShard};
 use tidegate_gateway_core::shard::{ByKind, Mailbox, Shard, ShardConfig, ShardInput};
 
 use crate::net::{Manners, Net, SimDriver};
 use crate::planted::Seam;
 use crate::rng::Rng;
+use crate::script::MS;
 
 /// Longest way between two threads of a gateway.
 const HOP_NS: u64 = 150_000;
+/// Within so long after its beginning an attachment is told what changed.
+const CALM_NS: u64 = 200 * MS;
 /// Items that one turn of the hub takes.
 const HUB_ITEMS_MAX: usize = 64;
 
@@ -36,12 +39,14 @@ pub struct Link {
     pub id: Option<GatewayId>,
     /// The attachment that the hub has heard of.
     heard: Option<GatewayId>,
+    heard_at: u64,
     pub down: VecDeque<(u64, Down)>,
     pub up: VecDeque<(u64, Up)>,
 }
 
 pub enum Down {
-    Up(GatewayId),
+    /// With the history that control speaks of.
+    Up(GatewayId, u64),
     Item(FromLink),
     Broken,
 }
@@ -74,8 +79,6 @@ pub struct Mail {
     seam: Option<Seam>,
     /// Present generations by slot.
     generations: BTreeMap<u32, u32>,
-    /// Some client of the shard is behind.
-    behind: bool,
     coin: u64,
 }
 
@@ -139,7 +142,6 @@ impl Mail {
         self.coin = self.coin.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let now_and_then = self.coin >> 62 == 0;
         match (seam, command) {
-            (Seam::FullClientAbortsList, ToShard::Fanout(_)) => !self.behind,
             (Seam::GapUntold, ToShard::Gap { .. }) | (Seam::ExpelIgnored, ToShard::Expel { .. }) => false,
             (Seam::LiveIntoGap, ToShard::AddMember { gapped, .. }) => {
                 *gapped = false;
@@ -205,6 +207,13 @@ impl Mail {
     }
 }
 
+impl Link {
+    /// The hub has been attached long enough to have heard where it stands.
+    pub fn is_calm(&self, now: u64) -> bool {
+        self.id.is_some() && self.heard == self.id && now >= self.heard_at + CALM_NS
+    }
+}
+
 impl ShardNode {
     fn new(id: u16, config: &ShardConfig, (manners, seam): (Manners, Option<Seam>), rng: &mut Rng) -> ShardNode {
         let net = Rc::new(RefCell::new(Net::new(manners, seam, Rng::new(rng.next(), 0))));
@@ -220,7 +229,6 @@ impl ShardNode {
             (net.now, net.slept) = (now, None);
         }
         (self.mail.now, self.mail.taken, self.mail.fanned_out) = (now, 0, false);
-        self.mail.behind = self.shard.stats().queue_bytes.value() > 0;
         let goes_on = self.shard.tick(&mut self.mail);
         for item in self.mail.said.drain(..) {
             let at = now + rng.below(HOP_NS);
@@ -336,9 +344,10 @@ impl Gateway {
         // What was said before belongs to the attachment of before.
         self.hand_out(now);
         match self.link.down.pop_front() {
-            Some((_, Down::Up(id))) => {
+            Some((_, Down::Up(id, history))) => {
                 while self.hub.poll_link().is_some() {}
-                self.link.heard = Some(id);
+                (self.link.heard, self.link.heard_at) = (Some(id), now);
+                self.hub.handle_link(Now(now), FromLink::History { partition: PartitionId(0), history });
                 self.hub.handle_link(Now(now), FromLink::Up);
             }
             Some((_, Down::Item(item))) => self.hub.handle_link(Now(now), item),

@@ -42,6 +42,8 @@ features! {
     ReadsFail = "reads-fail",
     Trim = "trim",
     LostDisk = "lost-disk",
+    ZombieOwner = "zombie-owner",
+    StaleOwner = "stale-owner",
     LinkBreak = "link-break",
     LinkTwice = "link-twice",
     ChangedMode = "changed-mode",
@@ -69,10 +71,6 @@ features! {
     SmallCredit = "small-credit",
     Retries = "retries",
 }
-
-/// What the simulator finds bugs with that are known and not mended yet: only runs that ask for them have these. See
-/// `docs/testing.md`.
-pub const OPEN: &[Feature] = &[Feature::LostDisk, Feature::ChangedMode, Feature::ShortLinger];
 
 /// A set of features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,11 +135,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// `open`: with what is known to fail.
-    pub fn of(seed: u64, open: bool) -> Plan {
+    pub fn of(seed: u64) -> Plan {
         let mut rng = Rng::new(seed, 1);
-        let drawn = Features::swarm(&mut rng);
-        let features = OPEN.iter().filter(|_| !open).fold(drawn, |set, feature| set.without(*feature));
+        let features = Features::swarm(&mut rng);
         let users = rng.between(2, 4) as usize;
         let shape = Shape {
             gateways: rng.between(1, 3) as usize,

@@ -1,16 +1,20 @@
-//! Bugs that the simulator must find: in the partition (behind its feature `planted`), and at the seams of the gateway, where
+//! Bugs that the simulator must find: in both cores (behind their feature `planted`), and at the seams of the gateway, where
 //! a message or a completion is lost, doubled, swapped or forged as a bug on either side would do it.
 
 use std::fmt;
 
 #[cfg(feature = "planted")]
 use tidegate_control_core::planted as partition;
+#[cfg(feature = "planted")]
+use tidegate_gateway_core::planted as gateway;
 
 /// One planted bug.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
     #[cfg(feature = "planted")]
     Partition(partition::Bug),
+    #[cfg(feature = "planted")]
+    Gateway(gateway::Bug),
     Seam(Seam),
 }
 
@@ -19,8 +23,6 @@ pub enum Planted {
 pub enum Seam {
     /// Two fan-outs of a stream change places.
     ReorderingFanout,
-    /// While one client of the shard is full, nobody gets the next fan-out.
-    FullClientAbortsList,
     /// A slow client is not told what it missed.
     GapUntold,
     /// Who was told a gap gets live frames all the same.
@@ -51,12 +53,13 @@ pub enum Seam {
     LostTail,
     /// A chunk of what a client says is lost.
     ChunkLost,
+    /// A data folder that is made anew begins in the epoch of the one that was lost.
+    EpochUnchangedAfterLoss,
 }
 
 impl Seam {
     pub const ALL: [Seam; 17] = [
         Seam::ReorderingFanout,
-        Seam::FullClientAbortsList,
         Seam::GapUntold,
         Seam::LiveIntoGap,
         Seam::ResumeSkipsSeam,
@@ -72,6 +75,7 @@ impl Seam {
         Seam::CloseWithoutFin,
         Seam::LostTail,
         Seam::ChunkLost,
+        Seam::EpochUnchangedAfterLoss,
     ];
 }
 
@@ -79,15 +83,17 @@ impl Planted {
     pub fn all() -> Vec<Planted> {
         let seams = Seam::ALL.into_iter().map(Planted::Seam);
         #[cfg(feature = "planted")]
-        return partition::Bug::ALL.into_iter().map(Planted::Partition).chain(seams).collect();
-        #[cfg(not(feature = "planted"))]
+        let seams = {
+            let partition = partition::Bug::ALL.into_iter().map(Planted::Partition);
+            partition.chain(gateway::Bug::ALL.into_iter().map(Planted::Gateway)).chain(seams)
+        };
         seams.collect()
     }
 
     pub(crate) fn seam(self) -> Option<Seam> {
         match self {
             #[cfg(feature = "planted")]
-            Planted::Partition(_) => None,
+            Planted::Partition(_) | Planted::Gateway(_) => None,
             Planted::Seam(seam) => Some(seam),
         }
     }
@@ -95,10 +101,16 @@ impl Planted {
     /// This thread's worlds have this bug from now on, or none.
     pub(crate) fn choose(planted: Option<Planted>) {
         #[cfg(feature = "planted")]
-        partition::choose(match planted {
-            Some(Planted::Partition(bug)) => Some(bug),
-            Some(Planted::Seam(_)) | None => None,
-        });
+        {
+            partition::choose(match planted {
+                Some(Planted::Partition(bug)) => Some(bug),
+                _ => None,
+            });
+            gateway::choose(match planted {
+                Some(Planted::Gateway(bug)) => Some(bug),
+                _ => None,
+            });
+        }
         #[cfg(not(feature = "planted"))]
         let _ = planted;
     }
@@ -109,6 +121,8 @@ impl fmt::Display for Planted {
         let name = match self {
             #[cfg(feature = "planted")]
             Planted::Partition(bug) => format!("{bug:?}"),
+            #[cfg(feature = "planted")]
+            Planted::Gateway(bug) => format!("{bug:?}"),
             Planted::Seam(seam) => format!("{seam:?}"),
         };
         for (at, letter) in name.char_indices() {

@@ -63,6 +63,8 @@ pub enum Action {
         keep: u64,
     },
     LoseDisk,
+    /// A new owner begins while the old one lives on.
+    TakeOver,
     BreakLink {
         gateway: usize,
     },
@@ -153,6 +155,7 @@ pub fn write(rng: &mut Rng, features: Features, shape: Shape) -> Vec<(u64, Actio
     add(Feature::StoreAway, 4, Kind::StoreAway);
     add(Feature::Trim, 4, Kind::Trim);
     add(Feature::LostDisk, 1, Kind::LoseDisk);
+    add(Feature::ZombieOwner, 3, Kind::TakeOver);
     add(Feature::LinkBreak, 6, Kind::LinkBreak);
     add(Feature::ClockJump, 4, Kind::ClockJump);
     let total: u64 = weights.iter().map(|(weight, _)| weight).sum();
@@ -171,8 +174,20 @@ pub fn write(rng: &mut Rng, features: Features, shape: Shape) -> Vec<(u64, Actio
         let kind = kind.map_or(Kind::PushInbox, |(_, kind)| *kind);
         script.push((rng.between(10 * MS, SCRIPT_NS), action(rng, features, (shape, &modes), kind)));
     }
+    found_again(rng, shape, &mut script);
     script.sort_by_key(|(at, _)| *at);
     script
+}
+
+/// Who loses the disk loses the groups, and makes them anew.
+fn found_again(rng: &mut Rng, shape: Shape, script: &mut Vec<(u64, Action)>) {
+    let lost: Vec<u64> = script.iter().filter(|(_, action)| *action == Action::LoseDisk).map(|(at, _)| *at).collect();
+    for at in lost {
+        for group in 0..shape.groups {
+            let (open, members) = (rng.chance(400), rng.next() as u32);
+            script.push((at + rng.between(MS, 800 * MS), Action::CreateGroup { group, open, members }));
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -199,6 +214,7 @@ enum Kind {
     StoreAway,
     Trim,
     LoseDisk,
+    TakeOver,
     LinkBreak,
     ClockJump,
 }
@@ -256,6 +272,7 @@ fn action(rng: &mut Rng, features: Features, (shape, modes): (Shape, &[bool]), k
         Kind::StoreAway => Action::StoreAway { commits: *rng.pick(&[1, 2, 5, 25]) },
         Kind::Trim => Action::Trim { keep: rng.below(20) },
         Kind::LoseDisk => Action::LoseDisk,
+        Kind::TakeOver => Action::TakeOver,
         Kind::LinkBreak => Action::BreakLink { gateway: rng.index(shape.gateways) },
         Kind::ClockJump => {
             let ms = rng.between(1, 90_000) as i64;

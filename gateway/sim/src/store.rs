@@ -51,6 +51,10 @@ impl Disk {
         SimStore { inner: self.platters.open(), disk: self.clone() }
     }
 
+    pub fn base_epoch(&self) -> Epoch {
+        self.platters.base_epoch()
+    }
+
     pub fn plant(&self, fault: Fault) {
         self.platters.plant(fault);
     }
@@ -180,7 +184,8 @@ impl MessageStore for SimStore {
         Ok(last)
     }
 
-    fn maintain(&mut self, _now: Timestamp) -> Result<(), StoreError> {
+    fn maintain(&mut self, now: Timestamp) -> Result<(), StoreError> {
+        self.inner.maintain(now)?;
         let trim = self.disk.state().trim.take();
         if let Some(upto) = trim {
             self.inner.trim(upto);

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use tidegate_control_core::domain::{Append, Body, Content, GroupChange, Lsn, Record};
 
+/// Who writes what backends push.
+pub const BACKEND: &str = "backend";
+
 /// A place in a stream: `(stream, epoch)`.
 pub type Life = (String, String);
 
@@ -93,6 +96,7 @@ impl Truth {
         {
             return Err(format!("one key, two messages: {earlier} and {}", body.id));
         }
+        self.check_author(append)?;
         for place in &append.places {
             let life = (place.stream.to_string(), place.epoch.to_string());
             self.epochs.insert(life.0.clone(), life.1.clone());
@@ -115,6 +119,20 @@ impl Truth {
             }
         }
         Ok(())
+    }
+
+    /// Only its members and backends write into a members' group, and nobody into one that ended.
+    fn check_author(&self, append: &Append) -> Result<(), String> {
+        let Some(place) = append.places.first().filter(|_| append.membership.is_none()) else { return Ok(()) };
+        let life = (place.stream.to_string(), place.epoch.to_string());
+        let Some(group) = self.groups.get(&life) else { return Ok(()) };
+        let from = &*append.body.from;
+        let stays = group.stays.get(from).and_then(|stays| stays.last());
+        let present = stays.is_some_and(|(_, left)| left.is_none());
+        match group.dismissed || !(group.open || present || from == BACKEND || from.is_empty()) {
+            true => Err(format!("{}: written by {from:?}, who may not", place.stream)),
+            false => Ok(()),
+        }
     }
 
     fn change_group(&mut self, change: &GroupChange) {

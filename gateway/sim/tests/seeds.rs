@@ -10,7 +10,7 @@ const SEEDS: std::ops::Range<u64> = 1..1_000;
 
 fn find(planted: Planted) -> Option<u64> {
     SEEDS.into_iter().find(|seed| {
-        let plan = Plan::of(*seed, false);
+        let plan = Plan::of(*seed);
         run(&plan, Some(planted), Trace::default()).0.violation.is_some()
     })
 }
@@ -18,17 +18,22 @@ fn find(planted: Planted) -> Option<u64> {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     for seed in 1..=12 {
-        let trace = || run(&Plan::of(seed, false), None, Trace::on()).1.lines();
+        let trace = || run(&Plan::of(seed), None, Trace::on()).1.lines();
         let first = trace();
         assert!(first.len() > 50, "seed {seed} has hardly any events");
         assert_eq!(first, trace(), "seed {seed}");
     }
 }
 
+/// Seeds that once found a bug of the code that ships, or of an oracle; CHANGELOG.md says which. Plans are drawn otherwise
+/// now, so what they found stands in tests of the crate that was mended too (`hub_history.rs`), and planted bugs bring it back.
+const REGRESSIONS: &[u64] =
+    &[22, 50, 74, 180, 494, 585, 833, 1_567, 1_907, 1_923, 2_328, 2_818, 4_341, 4_792, 9_414, 18_902, 34_752];
+
 #[test]
 fn the_code_that_ships_violates_nothing() {
-    for seed in 1..=150 {
-        let (outcome, _) = run(&Plan::of(seed, false), None, Trace::default());
+    for seed in (1..=150).chain(REGRESSIONS.iter().copied()) {
+        let (outcome, _) = run(&Plan::of(seed), None, Trace::default());
         assert_eq!(outcome.violation, None, "cargo xtask sim --seed {seed}");
     }
 }

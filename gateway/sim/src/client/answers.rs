@@ -67,11 +67,11 @@ impl Client {
         if view.gapped {
             return Err(format!("{name}: ({after}, {upto}] came into a gap at {}", view.last));
         }
-        if view.on_conn.is_some_and(|reached| after < reached) {
+        if view.on_conn.is_some_and(|reached| after < reached && !view.by_pull) {
             return Err(format!("{name}: ({after}, {upto}] though this connection had {}", view.last));
         }
         view.cover(&mut self.log, (&self.reader, truth), (after, upto), &batch.messages)?;
-        view.on_conn = Some(view.last);
+        (view.on_conn, view.by_pull) = (Some(view.last), false);
         Ok(())
     }
 
@@ -134,8 +134,7 @@ impl Client {
                 self.on_pulled(now, life, after, pulled, truth)
             }
             (Asked::Look { stream }, Some(ok::Result::Pull(pulled))) if pulled.stream == stream => {
-                let life: Life = (pulled.stream, pulled.epoch);
-                pulled.messages.iter().try_for_each(|message| check(&self.reader, truth, &life, message))
+                self.on_looked(now, pulled, truth)
             }
             (Asked::Join { stream }, Some(ok::Result::Join(state))) if state.stream == stream => {
                 if let Some(conn) = &mut self.conn {
@@ -165,6 +164,28 @@ impl Client {
         }
     }
 
+    /// A page from anywhere. Whatever a client pulls moves its place: from there on it follows, and what lies between it has
+    /// passed over.
+    fn on_looked(&mut self, now: u64, pulled: v1::PullResult, truth: &Truth) -> Judged {
+        let life: Life = (pulled.stream, pulled.epoch);
+        if !self.views.contains_key(&life.0) && life.0.strip_prefix("u:") == Some(&self.reader.uid) {
+            let view = View::begin(&mut self.log, life.clone(), pulled.after);
+            self.views.insert(life.0.clone(), view);
+        }
+        let view = self.views.get_mut(&life.0).filter(|view| view.life == life && !view.left);
+        let Some(view) = view.filter(|view| pulled.upto > view.last) else {
+            return pulled.messages.iter().try_for_each(|message| check(&self.reader, truth, &life, message));
+        };
+        view.pass_over(&mut self.log, pulled.after);
+        view.cover(&mut self.log, (&self.reader, truth), (pulled.after, pulled.upto), &pulled.messages)?;
+        (view.on_conn, view.by_pull) = (Some(view.last), true);
+        match pulled.next_after >= pulled.head {
+            true => (view.gapped, view.pull_at) = (false, None),
+            false => view.pull_at = Some(now),
+        }
+        Ok(())
+    }
+
     fn on_pulled(&mut self, now: u64, life: Life, after: u64, pulled: v1::PullResult, truth: &Truth) -> Judged {
         let Some(view) = self.views.get_mut(&life.0).filter(|view| view.life == life && !view.left) else {
             return Ok(());
@@ -178,7 +199,7 @@ impl Client {
         }
         view.cover(&mut self.log, (&self.reader, truth), (after, pulled.upto), &pulled.messages)?;
         if view.on_conn.is_some() || view.gapped {
-            view.on_conn = Some(view.last);
+            (view.on_conn, view.by_pull) = (Some(view.last), true);
         }
         if pulled.next_after >= pulled.head {
             (view.gapped, view.pull_at) = (false, None);

@@ -72,6 +72,8 @@ pub struct Conn {
     joined: BTreeSet<String>,
     /// The server said that this is the end.
     over: Option<u32>,
+    /// Its close frame came.
+    closed: bool,
 }
 
 /// When it does what.
@@ -257,7 +259,12 @@ impl Client {
         let Some(conn) = &mut self.conn else { return Ok(()) };
         conn.buffer.extend_from_slice(bytes);
         let mut buffer = std::mem::take(&mut conn.buffer);
+        let mut closed = conn.closed;
         while let Some(frame) = wire::take(&mut buffer)? {
+            if closed {
+                return Err("a frame after the close".to_owned());
+            }
+            closed = frame.opcode == wire::CLOSE;
             match frame.opcode {
                 wire::PING => out.extend(wire::masked(wire::PONG, &frame.payload)),
                 wire::CLOSE => out.extend(wire::masked(wire::CLOSE, &frame.payload)),
@@ -276,7 +283,7 @@ impl Client {
             }
         }
         if let Some(conn) = &mut self.conn {
-            conn.buffer = buffer;
+            (conn.buffer, conn.closed) = (buffer, closed);
         }
         Ok(())
     }
@@ -377,6 +384,7 @@ impl Conn {
             asked: BTreeMap::new(),
             joined: BTreeSet::new(),
             over: None,
+            closed: false,
         }
     }
 }

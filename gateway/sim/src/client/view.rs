@@ -22,6 +22,8 @@ pub struct View {
     pub left: bool,
     /// What was covered on this connection reaches so far.
     pub on_conn: Option<u64>,
+    /// A pull brought it there: what a fan-out carries at that moment may overlap.
+    pub by_pull: bool,
     segment: usize,
 }
 
@@ -52,7 +54,26 @@ impl View {
     pub fn begin(log: &mut Log, life: Life, from: u64) -> View {
         log.segments.push(Segment { life: life.clone(), from, upto: from, shown: Vec::new() });
         let segment = log.segments.len() - 1;
-        View { life, last: from, gapped: false, pull: None, pull_at: None, left: false, on_conn: None, segment }
+        View {
+            life,
+            last: from,
+            gapped: false,
+            pull: None,
+            pull_at: None,
+            left: false,
+            on_conn: None,
+            by_pull: false,
+            segment,
+        }
+    }
+
+    /// By its own wish the client passes over what lies before `from`.
+    pub fn pass_over(&mut self, log: &mut Log, from: u64) {
+        if from > self.last {
+            let life = self.life.clone();
+            log.segments.push(Segment { life, from, upto: from, shown: Vec::new() });
+            (self.last, self.segment) = (from, log.segments.len() - 1);
+        }
     }
 
     /// Messages that cover `(after, upto]`, live, recovered or pulled.

@@ -8,7 +8,8 @@ use tidegate_gateway_core::shard::ShardInput;
 use super::callers::Said;
 use super::{World, group, user};
 use crate::bus::PLATFORMS;
-use crate::control::Waiter;
+use crate::control::{Control, Waiter};
+use crate::planted::Seam;
 use crate::rng::Rng;
 use crate::script::{Action, MS, Target};
 use crate::store::Disk;
@@ -26,7 +27,7 @@ impl World {
                     let to = self.target(to);
                     let said = Said { to, keyed, ephemeral, platform, ttl_s, bytes };
                     let push = self.callers.say(said);
-                    self.callers.call(self.now, push, &mut self.control);
+                    self.call(push);
                 }
             }
             Action::CreateGroup { group: number, open, members } => {
@@ -61,7 +62,9 @@ impl World {
             Action::StoreAway { commits } => (0..commits).for_each(|_| self.disk.plant(Fault::Unavailable)),
             Action::Trim { keep } => self.disk.trim(keep),
             Action::LoseDisk => self.lose_disk(),
-            Action::BreakLink { gateway } => self.break_link(gateway),
+            Action::TakeOver => self.take_over(),
+            Action::BreakLink { gateway } if self.rng.chance(500) => self.break_link(gateway),
+            Action::BreakLink { gateway } => self.ups[gateway].doomed = true,
             Action::JumpClock { ms } => self.control.clock_ms += ms,
         }
     }
@@ -99,9 +102,33 @@ impl World {
         if self.control.life.is_some() {
             self.crash_control();
         }
-        self.disk = Disk::new(Epoch(self.rng.next() >> 24 | 1), Rng::new(self.rng.next(), 5));
+        self.end_zombie();
+        let base = Epoch(self.rng.next() >> 24 | 1);
+        let base = if self.seam == Some(Seam::EpochUnchangedAfterLoss) { self.disk.base_epoch() } else { base };
+        self.disk = Disk::new(base, Rng::new(self.rng.next(), 5));
         self.known = 0;
         self.truth.lose_disk();
+    }
+
+    /// Another process has become the owner. The old one does not know it: it still has its callers, and takes new ones.
+    fn take_over(&mut self) {
+        if self.control.life.is_none() {
+            return;
+        }
+        self.end_zombie();
+        let old = &self.control;
+        let mut young = Control::new(old.credit, old.twice, self.seam, Rng::new(self.rng.next(), 6));
+        (young.clock_ms, young.stale) = (old.clock_ms, old.stale);
+        self.zombie = Some(std::mem::replace(&mut self.control, young));
+        self.control.starts_at = self.now + self.rng.below(20 * MS);
+        self.break_links();
+    }
+
+    /// A backend calls whom it takes for the owner.
+    pub(super) fn call(&mut self, push: usize) {
+        let of_old = self.zombie.is_some() && self.rng.chance(500);
+        let control = self.zombie.as_mut().filter(|_| of_old).unwrap_or(&mut self.control);
+        self.callers.call(self.now, push, control);
     }
 }
 

@@ -9,7 +9,7 @@ use crate::client::Answer;
 use crate::control::{Control, Waiter};
 use crate::rng::Rng;
 use crate::script::MS;
-use crate::truth::{Life, Truth, text};
+use crate::truth::{BACKEND, Life, Truth, text};
 
 /// A message that somebody wants said.
 #[derive(Clone, Debug)]
@@ -69,7 +69,7 @@ impl Callers {
         let push = Push {
             to: said.to.parse().expect("a stream"),
             sender: None,
-            from: "backend".into(),
+            from: BACKEND.into(),
             client_msg_id: Box::default(),
             message_id: said.keyed.then(|| saying.key.as_str().into()),
             kind: "text".into(),

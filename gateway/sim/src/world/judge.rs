@@ -27,7 +27,9 @@ impl World {
     fn end_faults(&mut self) {
         self.trace.note(self.now, || "faults end".to_owned());
         self.disk.heal();
-        self.control.twice = 0;
+        (self.control.twice, self.control.stale) = (0, 0);
+        self.end_zombie();
+        self.ups.iter_mut().for_each(|up| up.doomed = false);
         for gateway in &mut self.gateways {
             for shard in &mut gateway.shards {
                 let mut net = shard.net.borrow_mut();
@@ -48,7 +50,7 @@ impl World {
             for to in names {
                 let said = Said { to, keyed: true, ephemeral: false, platform: None, ttl_s: 0, bytes: 4 };
                 let push = self.callers.say(said);
-                self.callers.call(self.now, push, &mut self.control);
+                self.call(push);
             }
             return Ok(());
         }
@@ -76,6 +78,10 @@ impl World {
             self.client_settled(client).map_err(|why| format!("client {}: {why}", client.number))?;
         }
         for (number, gateway) in self.gateways.iter().enumerate() {
+            let parting: u64 = gateway.shards.iter().map(|shard| shard.shard.stats().parting.value()).sum();
+            if parting > 0 || self.ups[number].stops_at.is_some() || !gateway.link.is_calm(self.now) {
+                return Err(format!("gateway {number}: is on its way"));
+            }
             let stats = gateway.hub.stats();
             if stats.opens_pending + stats.requests_pending > 0 {
                 return Err(format!("gateway {number}: {stats:?}"));

@@ -44,6 +44,8 @@ pub struct World {
     /// Per gateway: when it accepts again, when it stops, when it dials control.
     ups: Vec<Upkeep>,
     control: Control,
+    /// An owner that has a successor, and has not noticed.
+    zombie: Option<Control>,
     disk: Disk,
     clients: Vec<Client>,
     /// Per client: when it reads.
@@ -74,6 +76,8 @@ struct Upkeep {
     draining: bool,
     stops_at: Option<u64>,
     dials_at: Option<u64>,
+    /// Its link breaks as soon as several items are under way.
+    doomed: bool,
 }
 
 /// Whose turn it is.
@@ -86,6 +90,7 @@ enum Actor {
     Stop(usize),
     Dial(usize),
     Control,
+    Zombie,
     Start,
     Client(usize),
     Callers,
@@ -123,13 +128,16 @@ impl World {
         if plan.has(Feature::ReadsFail) {
             disk.reads_fail(30);
         }
+        let mut control = Control::new(credit, twice, seam, Rng::new(rng.next(), 6));
+        control.stale = if plan.has(Feature::StaleOwner) { 100 } else { 0 };
         World {
             seam,
             now: 0,
             trace,
             gateways,
             ups,
-            control: Control::new(credit, twice, seam, Rng::new(rng.next(), 6)),
+            control,
+            zombie: None,
             disk,
             reads: vec![None; clients.len()],
             clients,
@@ -192,6 +200,7 @@ impl World {
             offer(self.ups[number].dials_at, Actor::Dial(number));
         }
         offer(self.control.turn_at, Actor::Control);
+        offer(self.zombie.as_ref().and_then(|zombie| zombie.turn_at), Actor::Zombie);
         offer(self.control.life.is_none().then_some(self.control.starts_at), Actor::Start);
         for (number, client) in self.clients.iter().enumerate() {
             let read = self.reads[number].map(|at| at.max(client.pace.stalled_until));
@@ -239,6 +248,7 @@ impl World {
                 Ok(())
             }
             Actor::Control => self.control_turn(),
+            Actor::Zombie => self.zombie_turn(),
             Actor::Start => {
                 self.control.start(self.now, &self.disk)?;
                 self.trace.note(self.now, || "control starts".to_owned());
@@ -296,7 +306,8 @@ impl World {
         link.up.push_back((seen, Up::Gone(id)));
         send(&mut self.gateways[gateway], id, at, Down::Broken);
         self.gateways[gateway].link.id = None;
-        self.ups[gateway].dials_at = Some(self.now + self.rng.between(5 * MS, 200 * MS));
+        let away = if self.phase == Phase::Script && self.rng.chance(250) { 1_500 * MS } else { 200 * MS };
+        self.ups[gateway].dials_at = Some(self.now + self.rng.between(5 * MS, away));
         self.control.wake(seen);
         self.trace.note(self.now, || format!("link {gateway} breaks"));
     }
@@ -312,6 +323,12 @@ impl World {
                 self.break_link(gateway);
             }
         }
+        for gateway in 0..self.gateways.len() {
+            if self.ups[gateway].doomed && self.gateways[gateway].link.down.len() > 1 {
+                self.ups[gateway].doomed = false;
+                self.break_link(gateway);
+            }
+        }
         match turned.died {
             Some(why) if why.contains("outputs of a batch") || why.contains("second answer") => Err(why),
             Some(why) => {
@@ -323,15 +340,40 @@ impl World {
         }
     }
 
+    /// It has callers, but no links: its gateways have dialled its successor.
+    fn zombie_turn(&mut self) -> Result<(), String> {
+        let Some(zombie) = &mut self.zombie else { return Ok(()) };
+        let turned = zombie.turn(self.now, &mut []);
+        self.read_history()?;
+        for (push, result) in turned.answers {
+            self.callers.answered(self.now, push, result, &self.truth)?;
+        }
+        if let Some(why) = turned.died {
+            self.trace.note(self.now, || format!("the old owner dies: {why}"));
+            self.end_zombie();
+        }
+        Ok(())
+    }
+
+    fn end_zombie(&mut self) {
+        if let Some(mut zombie) = self.zombie.take() {
+            self.callers.lost(self.now, zombie.crash());
+        }
+    }
+
     fn crash_control(&mut self) {
         let lost = self.control.crash();
         self.callers.lost(self.now, lost);
+        self.break_links();
+        self.control.starts_at = self.now + self.rng.between(5 * MS, 400 * MS);
+    }
+
+    fn break_links(&mut self) {
         for gateway in 0..self.gateways.len() {
             self.break_link(gateway);
             // Nobody is left to hear.
             self.gateways[gateway].link.up.clear();
         }
-        self.control.starts_at = self.now + self.rng.between(5 * MS, 400 * MS);
     }
 
     /// What became durable is true from now on.
@@ -360,7 +402,7 @@ impl World {
         let old = std::mem::replace(&mut self.gateways[number], new);
         self.gateways[number].link.up = old.link.up;
         let accepts_at = self.now + self.rng.between(5 * MS, 300 * MS);
-        self.ups[number] = Upkeep { accepts_at, draining: false, stops_at: None, dials_at: Some(accepts_at) };
+        self.ups[number] = Upkeep { accepts_at, draining: false, dials_at: Some(accepts_at), ..Upkeep::default() };
         for client in 0..self.clients.len() {
             if self.clients[client].conn.as_ref().is_some_and(|conn| conn.gateway == number) {
                 self.reads[client] = Some(self.now + self.rng.below(10 * MS));
@@ -434,7 +476,7 @@ fn habits(plan: &Plan, number: usize, rng: &mut Rng) -> Habits {
 
 fn brief(item: &Down) -> String {
     match item {
-        Down::Up(id) => format!("attached {}", id.0),
+        Down::Up(id, _) => format!("attached {}", id.0),
         Down::Item(item) => cut(format!("{item:?}")),
         Down::Broken => "broken".to_owned(),
     }
