@@ -37,6 +37,8 @@ pub enum NotLocal {
 #[derive(Clone, Debug)]
 pub struct DevRules {
     pub listener: SocketAddr,
+    /// The listener's twin that speaks TLS.
+    pub tls_port: Option<u16>,
     /// Client and control HTTP ports: pages served from them may talk to us.
     pub own_ports: Vec<u16>,
 }
@@ -50,7 +52,8 @@ impl DevRules {
         if request.forwarded {
             return Err(NotLocal::Forwarded);
         }
-        let host_ok = request.host.and_then(local_port).is_some_and(|port| port.unwrap_or(80) == self.listener.port());
+        let is_ours = |port: u16| port == self.listener.port() || Some(port) == self.tls_port;
+        let host_ok = request.host.and_then(local_port).is_some_and(|port| is_ours(port.unwrap_or(80)));
         if !host_ok {
             return Err(NotLocal::Host);
         }
@@ -132,7 +135,7 @@ mod tests {
     use super::*;
 
     fn rules() -> DevRules {
-        DevRules { listener: "127.0.0.1:8080".parse().expect("address"), own_ports: vec![8080, 8090] }
+        DevRules { listener: "127.0.0.1:8080".parse().expect("address"), tls_port: None, own_ports: vec![8080, 8090] }
     }
 
     fn facts<'a>(host: &'a str, origin: Option<&'a str>) -> RequestFacts<'a> {
@@ -161,7 +164,7 @@ mod tests {
         }
         let forwarded = RequestFacts { host: Some("localhost:8080"), origin: None, forwarded: true };
         assert_eq!(rules().check(forwarded), Err(NotLocal::Forwarded));
-        let open = DevRules { listener: "0.0.0.0:8080".parse().expect("address"), own_ports: vec![8080] };
+        let open = DevRules { listener: "0.0.0.0:8080".parse().expect("address"), tls_port: None, own_ports: vec![8080] };
         assert_eq!(open.check(facts("localhost:8080", None)), Err(NotLocal::Listener));
     }
 

@@ -1,7 +1,7 @@
 //! `tidegate dev`: gateway and control in one process. Nothing is special-cased: the link is the same gRPC stream, over a
 //! pipe within the process.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, bail};
 use tidegate_auth::{Algorithm, dev};
@@ -9,7 +9,10 @@ use tidegate_control::Control;
 use tidegate_gateway::{Gateway, LinkTarget};
 
 use crate::node::{apply_to_control, apply_to_gateway, runtime, start_logging, terminated};
-use crate::{DataDir, Engine, Listeners};
+use crate::{DataDir, Engine, Listeners, dev_certificate};
+
+/// Where `--tls` listens.
+const TLS_ADDR: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 
 #[derive(clap::Args)]
 pub struct DevArgs {
@@ -22,6 +25,9 @@ pub struct DevArgs {
     /// Echo WebSocket without auth for conformance suites, on loopback.
     #[arg(long, value_name = "ADDR")]
     dev_echo: Option<SocketAddr>,
+    /// Serve wss:// too, with a self-signed certificate that is made in the data folder.
+    #[arg(long)]
+    tls: bool,
 }
 
 pub fn run(args: DevArgs) -> anyhow::Result<()> {
@@ -30,8 +36,8 @@ pub fn run(args: DevArgs) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let control = runtime.block_on(Control::start(control))?;
     let gateway = Gateway::start(gateway, LinkTarget::InProcess(control.link_acceptor()))?;
-    announce(&gateway, &control);
-    runtime.block_on(terminated())?;
+    announce(&args, &gateway, &control);
+    runtime.block_on(terminated(|| gateway.reload()))?;
     eprintln!("draining");
     gateway.drain();
     runtime.block_on(control.stop());
@@ -47,11 +53,18 @@ fn configs(args: &DevArgs) -> anyhow::Result<(tidegate_gateway::Config, tidegate
     control.data_dir.clone_from(&args.data.data_dir);
     control.client_port = gateway.client_addr.port();
     gateway.auth.dev_page_ports = vec![control.http_addr.port()];
+    if args.tls {
+        gateway.tls.addr = gateway.tls.addr.or(Some(TLS_ADDR));
+    }
     let addrs = [gateway.client_addr, gateway.admin_addr, control.http_addr, control.grpc_addr];
-    if let Some(open) = addrs.iter().find(|addr| !dev::may_listen_on(addr.ip())) {
+    if let Some(open) = addrs.iter().chain(&gateway.tls.addr).find(|addr| !dev::may_listen_on(addr.ip())) {
         bail!(
             "development auth works on loopback addresses only, not on {open}; use `tidegate gateway` and `tidegate control`"
         );
+    }
+    if gateway.tls.addr.is_some() {
+        let pair = dev_certificate::ensure(&args.data.data_dir).context("cannot make the development certificate")?;
+        gateway.tls.certificates = vec![pair];
     }
     dev::dev_key(&args.data.data_dir).context("cannot make the development key")?;
     let file = args.data.data_dir.join(dev::KEY_FILE);
@@ -61,7 +74,7 @@ fn configs(args: &DevArgs) -> anyhow::Result<(tidegate_gateway::Config, tidegate
     Ok((gateway, control))
 }
 
-fn announce(gateway: &Gateway, control: &Control) {
+fn announce(args: &DevArgs, gateway: &Gateway, control: &Control) {
     let (client, admin) = (gateway.addrs().client, gateway.addrs().admin);
     let (http, grpc) = (control.addrs().http, control.addrs().grpc);
     eprintln!("warning: development auth is on: whoever is on this machine may connect and push as anybody");
@@ -69,6 +82,10 @@ fn announce(gateway: &Gateway, control: &Control) {
     println!();
     println!("  page      http://{http}/");
     println!("  clients   ws://{client}/api/v1/ws?uid=alice");
+    if let Some(tls) = gateway.addrs().tls {
+        println!("            wss://{tls}/api/v1/ws?uid=alice");
+        println!("            (self-signed: {})", args.data.data_dir.join(dev_certificate::CERTIFICATE_FILE).display());
+    }
     println!("  push      curl http://{http}/api/v1/push -H 'content-type: application/json' \\");
     println!(r#"              -d '{{"to":["u:alice"],"message":{{"type":"text","content":"hi"}}}}'"#);
     println!("  gRPC      {grpc}");

@@ -4,6 +4,7 @@
 
 mod config;
 mod dev;
+mod dev_certificate;
 mod node;
 mod push;
 mod token;
@@ -58,6 +59,9 @@ pub struct Listeners {
     /// Clients: WebSocket [default: 127.0.0.1:8080].
     #[arg(long, env = "TIDEGATE_CLIENT_ADDR")]
     pub client_addr: Option<SocketAddr>,
+    /// Clients over TLS: wss:// (no default; `dev --tls`: 127.0.0.1:8443).
+    #[arg(long, env = "TIDEGATE_TLS_ADDR")]
+    pub tls_addr: Option<SocketAddr>,
     /// REST, example page, metrics [default: 127.0.0.1:8090].
     #[arg(long, env = "TIDEGATE_HTTP_ADDR")]
     pub http_addr: Option<SocketAddr>,

@@ -45,8 +45,11 @@ pub fn run_gateway(args: GatewayArgs) -> anyhow::Result<()> {
     let link = LinkTarget::Tcp(settings.link.addr.clone());
     let gateway = Gateway::start(settings, link)?;
     println!("clients   ws://{}/api/v1/ws", gateway.addrs().client);
+    if let Some(tls) = gateway.addrs().tls {
+        println!("          wss://{tls}/api/v1/ws");
+    }
     println!("admin     http://{}/metrics", gateway.addrs().admin);
-    runtime()?.block_on(terminated())?;
+    runtime()?.block_on(terminated(|| gateway.reload()))?;
     gateway.drain();
     Ok(())
 }
@@ -63,7 +66,7 @@ pub fn run_control(args: ControlArgs) -> anyhow::Result<()> {
         let control = Control::start(settings).await?;
         println!("REST      http://{}/api/v1/push", control.addrs().http);
         println!("gRPC      {}", control.addrs().grpc);
-        terminated().await?;
+        terminated(|| {}).await?;
         control.stop().await;
         Ok(())
     })
@@ -73,6 +76,7 @@ pub fn apply_to_gateway(listeners: &Listeners, engine: &Engine, settings: &mut t
     settings.client_addr = listeners.client_addr.unwrap_or(settings.client_addr);
     settings.admin_addr = listeners.admin_addr.unwrap_or(settings.admin_addr);
     settings.engine.io = engine.io.unwrap_or(settings.engine.io);
+    settings.tls.addr = listeners.tls_addr.or(settings.tls.addr);
 }
 
 pub fn apply_to_control(listeners: &Listeners, settings: &mut tidegate_control::Config) {
@@ -96,13 +100,16 @@ pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
-/// Returns at SIGTERM or SIGINT.
-pub async fn terminated() -> anyhow::Result<()> {
+/// Returns at SIGTERM or SIGINT. SIGHUP, which would end the process else, asks to `reload`.
+pub async fn terminated(reload: impl Fn()) -> anyhow::Result<()> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = interrupt.recv() => {}
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => reload(),
+        }
     }
-    Ok(())
 }

@@ -21,6 +21,7 @@ use crate::front_door::metrics::DoorMetrics;
 use crate::io::Io;
 use crate::link::LinkState;
 use crate::metrics;
+use crate::reload::TlsStatus;
 
 /// Open requests get so long to end when the process stops.
 const STOP_GRACE: Duration = Duration::from_millis(500);
@@ -30,6 +31,8 @@ const STOP_GRACE: Duration = Duration::from_millis(500);
 pub struct AdminState {
     pub fleet: Arc<Fleet>,
     pub door: Arc<DoorMetrics>,
+    /// With a listener for TLS.
+    pub tls: Option<Arc<TlsStatus>>,
     pub link: Arc<LinkState>,
     pub hub: Arc<HubStatus>,
     pub io: Io,

@@ -6,6 +6,7 @@
 //! | `shard-N` | the core's worker loop on an io_uring or epoll driver ([`io`]); owns connections | [`fleet`] |
 //! | `hub` | the core's hub, and the tonic link beside it | [`fleet`], [`link`] |
 //! | `admin` | axum: health, readiness, metrics | [`admin`] |
+//! | `tls-reload` | notices that certificates have changed | [`reload`] |
 //!
 //! Invariants: nothing here knows frames, streams or sessions beyond handing them on; threads share queues and counters
 //! only; everything that can be refused is refused before a connection is promoted.
@@ -22,6 +23,7 @@ mod io;
 mod link;
 mod metrics;
 mod platforms;
+mod reload;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -46,6 +48,8 @@ use front_door::rules::{Door, Rules};
 use front_door::{FrontDoor, Listening, Shared, bind};
 use link::{Identity, Link, LinkState};
 use platforms::PlatformTable;
+use reload::TlsReload;
+use tidegate_gateway_tls::Acceptor;
 
 /// What is left after the drain's time is closed this much later.
 const DRAIN_HARD_END: Duration = Duration::from_secs(5);
@@ -58,6 +62,8 @@ const PING_INTERVAL_MS_MAX: u32 = 300_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Addrs {
     pub client: SocketAddr,
+    /// Clients over TLS.
+    pub tls: Option<SocketAddr>,
     pub admin: SocketAddr,
     pub echo: Option<SocketAddr>,
 }
@@ -88,11 +94,13 @@ pub struct Gateway {
     shard_threads: Vec<JoinHandle<()>>,
     hub: HubThread,
     admin: Admin,
+    reload: Option<TlsReload>,
 }
 
 /// The listening sockets, bound before any thread runs.
 struct Bound {
     client: Vec<TcpListener>,
+    tls: Vec<TcpListener>,
     echo: Option<TcpListener>,
     admin: TcpListener,
     addrs: Addrs,
@@ -123,9 +131,14 @@ impl Gateway {
             .map_err(StartError::Thread)?;
         let metrics = Arc::new(DoorMetrics::default());
         let draining = Arc::new(AtomicBool::new(false));
+        let reload = match &settings.tls {
+            Some(tls) => Some(TlsReload::start(Arc::clone(&tls.acceptor)).map_err(StartError::Thread)?),
+            None => None,
+        };
         let state = AdminState {
             fleet: Arc::clone(&fleet),
             door: Arc::clone(&metrics),
+            tls: reload.as_ref().map(TlsReload::status),
             link: link_state,
             hub: hub_status,
             io: settings.engine.io,
@@ -137,24 +150,32 @@ impl Gateway {
             first_frame: settings.handshake.first_frame,
             verifier: settings.verifier,
             origins: settings.origins,
-            dev: settings.handshake.dev.then(|| dev_rules(addrs.client, settings.handshake.dev_page_ports)),
+            dev: settings.handshake.dev.then(|| dev_rules(&addrs, settings.handshake.dev_page_ports)),
             platforms,
             ping_interval_ms: settings.limits.ping_interval_ms,
             message_bytes_max: settings.limits.message_bytes_max as usize,
             send_buffer_bytes: Some(settings.limits.send_buffer_bytes).filter(|bytes| *bytes > 0),
         };
+        let acceptor = settings.tls.map(|tls| tls.acceptor);
         let half_open_max = settings.handshake.half_open_max;
         let backend = settings.engine.io.backend;
         let shared = Shared { rules: Arc::new(rules), fleet: Arc::clone(&fleet), metrics, half_open_max, backend };
         let front_door =
-            FrontDoor::start(door_threads(bound.client, bound.echo), shared).map_err(StartError::Thread)?;
+            FrontDoor::start(door_threads(bound.client, bound.tls, acceptor.clone(), bound.echo), shared).map_err(StartError::Thread)?;
         info!(client = %addrs.client, admin = %addrs.admin, shards = fleet.shards().len(), "gateway started");
         let drain_ms = settings.drain_ms;
-        Ok(Gateway { addrs, drain_ms, draining, front_door, fleet, shard_threads, hub, admin })
+        Ok(Gateway { addrs, drain_ms, draining, front_door, fleet, shard_threads, hub, admin, reload })
     }
 
     pub fn addrs(&self) -> &Addrs {
         &self.addrs
+    }
+
+    /// Reads certificates and keys again, in the background. Files that cannot be used change nothing.
+    pub fn reload(&self) {
+        if let Some(reload) = &self.reload {
+            reload.now();
+        }
     }
 
     /// Lets every client go and ends: no new ones, `bye` 3001 spread over `drain_ms`, a hard end 5 s later. Blocks.
@@ -180,6 +201,9 @@ impl Gateway {
         // After the shards: what they said last still goes to control.
         self.hub.stop();
         self.admin.stop();
+        if let Some(reload) = self.reload {
+            reload.stop();
+        }
         info!("drained");
     }
 }
@@ -190,6 +214,10 @@ impl Bound {
         let threads = settings.engine.front_door_threads.into();
         let client = bind(settings.client_addr, threads).map_err(failed("clients", settings.client_addr))?;
         let admin = TcpListener::bind(settings.admin_addr).map_err(failed("admin", settings.admin_addr))?;
+        let tls = match &settings.tls {
+            Some(tls) => bind(tls.addr, threads).map_err(failed("clients over TLS", tls.addr))?,
+            None => Vec::new(),
+        };
         let echo = match settings.echo_addr {
             Some(addr) => bind(addr, 1).map_err(failed("echo", addr))?.pop(),
             None => None,
@@ -197,19 +225,28 @@ impl Bound {
         let local = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
         let addrs = Addrs {
             client: client.first().map_or(settings.client_addr, |listener| local(listener, settings.client_addr)),
+            tls: tls.first().zip(settings.tls.as_ref()).map(|(listener, tls)| local(listener, tls.addr)),
             admin: local(&admin, settings.admin_addr),
             echo: echo.as_ref().zip(settings.echo_addr).map(|(listener, asked)| local(listener, asked)),
         };
-        Ok(Bound { client, echo, admin, addrs })
+        Ok(Bound { client, tls, echo, admin, addrs })
     }
 }
 
 /// Listeners per front-door thread; the echo listener goes to the first.
-fn door_threads(client: Vec<TcpListener>, echo: Option<TcpListener>) -> Vec<Vec<Listening>> {
-    let mut threads: Vec<Vec<Listening>> =
-        client.into_iter().map(|listener| vec![Listening { listener, door: Door::Client }]).collect();
+fn door_threads(
+    client: Vec<TcpListener>,
+    tls: Vec<TcpListener>,
+    acceptor: Option<Arc<Acceptor>>,
+    echo: Option<TcpListener>,
+) -> Vec<Vec<Listening>> {
+    let listening = |listener| Listening { listener, door: Door::Client, acceptor: None };
+    let mut threads: Vec<Vec<Listening>> = client.into_iter().map(|listener| vec![listening(listener)]).collect();
+    for (thread, listener) in threads.iter_mut().zip(tls) {
+        thread.push(Listening { listener, door: Door::Client, acceptor: acceptor.clone() });
+    }
     if let (Some(first), Some(listener)) = (threads.first_mut(), echo) {
-        first.push(Listening { listener, door: Door::Echo });
+        first.push(Listening { listener, door: Door::Echo, acceptor: None });
     }
     threads
 }
@@ -232,10 +269,12 @@ fn shard_plan(settings: &Settings) -> Result<ShardPlan, StartError> {
     Ok(ShardPlan { sizes, connections_max: limits.connections_max, config })
 }
 
-fn dev_rules(listener: SocketAddr, page_ports: Vec<u16>) -> DevRules {
+fn dev_rules(addrs: &Addrs, page_ports: Vec<u16>) -> DevRules {
+    let listener = addrs.client;
     warn!(%listener, "development auth is on: anybody on this machine may connect as any user");
-    let own_ports = page_ports.into_iter().chain([listener.port()]).collect();
-    DevRules { listener, own_ports }
+    let tls_port = addrs.tls.map(|addr| addr.port());
+    let own_ports = page_ports.into_iter().chain([listener.port()]).chain(tls_port).collect();
+    DevRules { listener, tls_port, own_ports }
 }
 
 fn raise_descriptor_limit() {

@@ -1,6 +1,7 @@
 //! What Prometheus scrapes. Threads only count; names, labels and sums are made here, at the scrape.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -9,9 +10,10 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tidegate_gateway_core::shard::{ByKind, ShardStats};
+use tidegate_gateway_tls::TlsStats;
 
 use crate::admin::AdminState;
-use crate::front_door::metrics::Outcome;
+use crate::front_door::metrics::{Outcome, TlsKind};
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PREFIX: &str = "tidegate_gateway";
@@ -41,6 +43,7 @@ impl Collector for Scrape {
         let mut page = Page { encoder };
         self.io(&mut page)?;
         self.front_door(&mut page)?;
+        self.tls(&mut page)?;
         self.connections(&mut page)?;
         self.deliveries(&mut page)?;
         self.hub(&mut page)
@@ -59,6 +62,23 @@ impl Scrape {
         page.counters("handshakes", "Handshakes by result", "result", &results)?;
         page.gauge("half_open", "Connections in their handshake", door.half_open() as u64)?;
         page.counter("accept_errors", "Failed accepts", door.accept_errors())
+    }
+
+    fn tls(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Some(tls) = &self.0.tls else { return Ok(()) };
+        let sum = |of: fn(&TlsStats) -> &AtomicU64| {
+            self.0.fleet.shards().iter().map(|shard| of(shard.tls()).load(Ordering::Relaxed)).sum()
+        };
+        page.gauge("tls_connections", "Established connections over TLS", sum(|shard| &shard.sessions))?;
+        let sessions = TlsKind::ALL.map(|kind| (kind.labels(), self.0.door.secured_total(kind)));
+        page.labelled("tls_sessions", "TLS handshakes that were completed", &sessions)?;
+        page.counter("tls_broken", "TLS sessions that ended by a broken record", sum(|shard| &shard.broken))?;
+        page.counter("tls_plain_bytes", "Bytes that were sealed", sum(|shard| &shard.plain_bytes))?;
+        page.counter("tls_sealed_bytes", "What sealing made of them", sum(|shard| &shard.sealed_bytes))?;
+        let reloads = [("ok", tls.done()), ("failed", tls.failed())];
+        page.counters("tls_reloads", "Times that certificates were read again", "result", &reloads)?;
+        let expires = u64::try_from(tls.expires_at()).unwrap_or(0);
+        page.gauge("tls_certificate_expiry_seconds", "When the first certificate expires (Unix time)", expires)
     }
 
     fn connections(&self, page: &mut Page<'_>) -> fmt::Result {

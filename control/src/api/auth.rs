@@ -202,7 +202,7 @@ impl Access {
             return Err(ApiError::new(ErrorCode::Unauthenticated, "a token is needed in `Authorization: Bearer`"));
         };
         let own_ports = vec![dev.http.port(), dev.client_port.load(Ordering::Relaxed)];
-        let rules = DevRules { listener: dev.http, own_ports };
+        let rules = DevRules { listener: dev.http, tls_port: None, own_ports };
         let host = request.uri.authority().map(|authority| authority.as_str());
         let host = host.or_else(|| text(&request.headers, header::HOST.as_str()));
         // An Origin that is not text is somebody's, but not ours.

@@ -12,8 +12,9 @@ use std::path::Path;
 use serde::Deserialize as _;
 use tidegate_auth::dev::{is_name, may_listen_on};
 use tidegate_auth::token::{KEYS_MAX, LEEWAY_S_MAX};
+use tidegate_gateway_tls::Acceptor;
 
-use super::{Config, KeyConfig, ORIGINS_MAX};
+use super::{Config, KeyConfig, ORIGINS_MAX, TlsConfig};
 
 /// Something wrong in a configuration, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ impl fmt::Display for Problem {
 }
 
 /// The sections and their keys. A test keeps this in step with [`Config`].
-const SECTIONS: [(&str, &[&str]); 6] = [
+const SECTIONS: [(&str, &[&str]); 7] = [
     (
         "",
         &[
@@ -41,6 +42,7 @@ const SECTIONS: [(&str, &[&str]); 6] = [
             "window_ms",
             "drain_ms",
             "origins",
+            "tls",
             "link",
             "engine",
             "handshake",
@@ -48,6 +50,7 @@ const SECTIONS: [(&str, &[&str]); 6] = [
             "limits",
         ],
     ),
+    ("tls", &["addr", "certificates", "client_certificates", "client_authorities"]),
     ("link", &["addr", "token_file", "credit_bytes"]),
     ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin", "io"]),
     ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max"]),
@@ -114,11 +117,11 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     let loopback = |addr: Option<SocketAddr>| addr.is_none_or(|addr| may_listen_on(addr.ip()));
     rule(loopback(config.echo_addr), "gateway.echo_addr", "the echo listener has no auth: give it a loopback address");
     rule(
-        !config.auth.dev || loopback(Some(config.client_addr)),
+        !config.auth.dev || loopback(Some(config.client_addr)) && loopback(config.tls.addr),
         "gateway.auth.dev",
-        "development auth needs a loopback client_addr",
+        "development auth needs a loopback client_addr and tls.addr",
     );
-    let addrs = [Some(config.client_addr), Some(config.admin_addr), config.echo_addr];
+    let addrs = [Some(config.client_addr), Some(config.admin_addr), config.echo_addr, config.tls.addr];
     let fixed: Vec<SocketAddr> = addrs.into_iter().flatten().filter(|addr| addr.port() != 0).collect();
     let distinct: BTreeSet<&SocketAddr> = fixed.iter().collect();
     rule(distinct.len() == fixed.len(), "gateway.client_addr", "two listeners have the same address");
@@ -147,6 +150,7 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     );
     rule((100..=3_600_000).contains(&limits.ping_interval_ms), "gateway.limits.ping_interval_ms", "100 to 3600000");
     found.extend(config.auth.keys.iter().filter_map(key_problem));
+    found.extend(tls_problem(&config.tls));
     if let Some(file) = &config.link.token_file {
         found.extend(readable(file).map(|why| problem("gateway.link.token_file", why)));
     }
@@ -161,6 +165,20 @@ fn key_problem(key: &KeyConfig) -> Option<Problem> {
     let material = fs::read(&key.file).ok()?;
     let error = tidegate_auth::Key::new(key.algorithm, key.id.clone(), &material).err()?;
     Some(problem(path, format!("{}: {error}", key.file.display())))
+}
+
+fn tls_problem(config: &TlsConfig) -> Option<Problem> {
+    let path = "gateway.tls.certificates";
+    match config.files() {
+        Ok(None) => None,
+        Ok(Some(files)) => Acceptor::load(files).err().map(|error| problem(path, with_source(&error))),
+        Err(missing) => Some(problem("gateway.tls.client_authorities", missing.to_owned())),
+    }
+}
+
+/// An error and its cause in one line.
+pub(super) fn with_source(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 fn readable(file: &Path) -> Option<String> {

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tidegate_auth::Algorithm;
+use tidegate_gateway_tls::{ClientCertificates, PairFiles, TlsFiles};
 
 use crate::io::IoChoice;
 
@@ -42,11 +43,64 @@ pub struct Config {
     pub drain_ms: u32,
     /// `Origin` values that may open a connection; `*` is any.
     pub origins: Vec<String>,
+    pub tls: TlsConfig,
     pub link: LinkConfig,
     pub engine: EngineConfig,
     pub handshake: HandshakeConfig,
     pub auth: AuthConfig,
     pub limits: LimitsConfig,
+}
+
+/// `[gateway.tls]`: a listener for `wss://` beside the plain one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// Where clients connect over TLS. Without it there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<SocketAddr>,
+    /// Chosen by the host that a client names; the first if it names none, or another one.
+    pub certificates: Vec<CertificateConfig>,
+    pub client_certificates: ClientCertificateConfig,
+    /// PEM file of the authorities that client certificates must come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_authorities: Option<PathBuf>,
+}
+
+/// One `[[gateway.tls.certificates]]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateConfig {
+    /// PEM, the server's own certificate first.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Whether clients show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificateConfig {
+    #[default]
+    None,
+    /// A client may have none; one that it shows must be good.
+    Optional,
+    Required,
+}
+
+impl TlsConfig {
+    /// The files, if there is a listener. `Err`: what is missing.
+    pub fn files(&self) -> Result<Option<TlsFiles>, &'static str> {
+        if self.addr.is_none() {
+            return Ok(None);
+        }
+        let client_certificates = match (self.client_certificates, &self.client_authorities) {
+            (ClientCertificateConfig::None, _) => ClientCertificates::NotAsked,
+            (ClientCertificateConfig::Optional, Some(file)) => ClientCertificates::Optional(file.clone()),
+            (ClientCertificateConfig::Required, Some(file)) => ClientCertificates::Required(file.clone()),
+            (_, None) => return Err("client certificates need client_authorities"),
+        };
+        let pair = |of: &CertificateConfig| PairFiles { certificate: of.certificate.clone(), key: of.key.clone() };
+        Ok(Some(TlsFiles { pairs: self.certificates.iter().map(pair).collect(), client_certificates }))
+    }
 }
 
 /// `[gateway.link]`: the way to control.
@@ -146,6 +200,7 @@ impl Default for Config {
             window_ms: 50,
             drain_ms: 30_000,
             origins: Vec::new(),
+            tls: TlsConfig::default(),
             link: LinkConfig::default(),
             engine: EngineConfig::default(),
             handshake: HandshakeConfig::default(),

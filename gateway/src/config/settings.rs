@@ -3,14 +3,16 @@
 use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use tidegate_auth::{Key, Verifier, VerifierConfig};
+use tidegate_gateway_tls::Acceptor;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use super::check::rules;
-use super::{Config, Problem};
+use super::check::{rules, with_source};
+use super::{Config, Problem, TlsConfig};
 use crate::io::{self, Backend, Io};
 
 /// Slots of a ring where none are configured and the descriptor limit allows more.
@@ -36,11 +38,19 @@ pub struct Settings {
     pub window_ms: u32,
     pub drain_ms: u32,
     pub origins: Vec<String>,
+    pub tls: Option<TlsSettings>,
     pub link: LinkSettings,
     pub engine: EngineSettings,
     pub handshake: HandshakeSettings,
     pub verifier: Verifier,
     pub limits: super::LimitsConfig,
+}
+
+/// The listener for `wss://`.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    pub addr: SocketAddr,
+    pub acceptor: Arc<Acceptor>,
 }
 
 /// The way to control.
@@ -95,6 +105,7 @@ impl Settings {
         let io = io::choose(config.engine.io)
             .map_err(|refusal| vec![Problem { path: "gateway.engine.io".into(), message: refusal.to_string() }])?;
         let room = Room::new(io.backend, config.handshake.half_open_max, descriptor_limit());
+        let tls = tls(&config.tls).map_err(|problem| vec![problem])?;
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u16);
         let engine = engine(&config, cores, io, &room);
         let slots = u64::from(engine.shards) * u64::from(engine.rings_per_shard) * u64::from(engine.slots);
@@ -109,6 +120,7 @@ impl Settings {
             window_ms: config.window_ms,
             drain_ms: config.drain_ms,
             origins: config.origins,
+            tls,
             link: LinkSettings { addr: config.link.addr, authorization, credit_bytes: config.link.credit_bytes },
             engine,
             handshake: HandshakeSettings {
@@ -188,6 +200,16 @@ fn verifier(config: &Config) -> Result<Verifier, Problem> {
         leeway_s: config.auth.leeway_s,
     };
     Verifier::new(keys, &rules).map_err(|error| problem(error.to_string()))
+}
+
+fn tls(config: &TlsConfig) -> Result<Option<TlsSettings>, Problem> {
+    let problem = |message: String| Problem { path: "gateway.tls.certificates".into(), message };
+    let (Some(addr), Some(files)) = (config.addr, config.files().map_err(|missing| problem(missing.to_owned()))?)
+    else {
+        return Ok(None);
+    };
+    let acceptor = Acceptor::load(files).map_err(|error| problem(with_source(&error)))?;
+    Ok(Some(TlsSettings { addr, acceptor: Arc::new(acceptor) }))
 }
 
 fn authorization(config: &Config) -> Result<Option<MetadataValue<Ascii>>, Problem> {

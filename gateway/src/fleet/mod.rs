@@ -22,6 +22,7 @@ use tidegate_gateway_core::ids::ShardId;
 use tidegate_gateway_core::messages::{ToHub, ToShard};
 use tidegate_gateway_core::shard::{Promotion, ShardInput, ShardStats};
 use tidegate_gateway_threads::{Bound, Sleep};
+use tidegate_gateway_tls::TlsStats;
 use tokio::sync::Notify;
 
 pub use hub_thread::{HubStatus, HubThread};
@@ -30,7 +31,7 @@ pub use shard_thread::ShardPlan;
 use shard_thread::Doorbell;
 
 /// What a shard's driver takes over.
-pub type Incoming = std::os::fd::OwnedFd;
+pub type Incoming = tidegate_gateway_tls::Incoming<std::os::fd::OwnedFd>;
 
 /// Promotions on their way to one shard.
 pub const PROMOTIONS_MAX: usize = 1024;
@@ -68,6 +69,7 @@ pub struct ShardHandle {
     running: Arc<AtomicBool>,
     doorbell: Doorbell,
     stats: Arc<ShardStats>,
+    tls: Arc<TlsStats>,
 }
 
 /// A reserved place on a shard. Given back if dropped unused.
@@ -180,6 +182,10 @@ impl Fleet {
 impl ShardHandle {
     pub fn stats(&self) -> &ShardStats {
         &self.stats
+    }
+
+    pub fn tls(&self) -> &TlsStats {
+        &self.tls
     }
 
     /// Items that wait for the shard.

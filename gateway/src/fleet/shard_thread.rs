@@ -11,6 +11,7 @@ use tidegate_gateway_core::shard::{Shard, ShardConfig, ShardStats};
 use tidegate_gateway_epoll::{EpollConfig, EpollDriver};
 use tidegate_gateway_ring::{Features, RingConfig, RingDriver, pin_thread};
 use tidegate_gateway_threads::{Bound, Sleep};
+use tidegate_gateway_tls::{Secured, TlsStats};
 use tracing::{debug, warn};
 
 use super::mailbox::QueueMailbox;
@@ -41,7 +42,7 @@ impl Doorbell {
 }
 
 /// What a shard's thread says once it runs.
-type Started = Result<(Doorbell, Arc<ShardStats>), FleetError>;
+type Started = Result<(Doorbell, Arc<ShardStats>, Arc<TlsStats>), FleetError>;
 
 /// What the worker loop runs with, whatever its driver.
 struct Work {
@@ -82,8 +83,8 @@ pub fn start(id: ShardId, plan: &ShardPlan, hub: HubInbox) -> Result<(ShardHandl
         }
     };
     let thread = thread::Builder::new().name(format!("shard-{}", id.0)).spawn(run).map_err(FleetError::Thread)?;
-    let (doorbell, stats) = report.recv().map_err(|_| FleetError::Died)??;
-    Ok((ShardHandle { queue, promotions, sleep, running, doorbell, stats }, thread))
+    let (doorbell, stats, tls) = report.recv().map_err(|_| FleetError::Died)??;
+    Ok((ShardHandle { queue, promotions, sleep, running, doorbell, stats, tls }, thread))
 }
 
 fn open_rings(sizes: &EngineSettings, features: Features) -> Result<(RingDriver, Doorbell), FleetError> {
@@ -100,7 +101,7 @@ fn open_epoll(sizes: &EngineSettings) -> Result<(EpollDriver, Doorbell), FleetEr
     Ok((driver, doorbell))
 }
 
-fn serve<D: Driver<Incoming = Incoming>>(opened: Result<(D, Doorbell), FleetError>, work: Work) {
+fn serve<D: Driver<Incoming = OwnedFd>>(opened: Result<(D, Doorbell), FleetError>, work: Work) {
     let Work { id, config, seed, mut mailbox, started } = work;
     let (driver, doorbell) = match opened {
         Ok(opened) => opened,
@@ -110,8 +111,10 @@ fn serve<D: Driver<Incoming = Incoming>>(opened: Result<(D, Doorbell), FleetErro
             return;
         }
     };
+    let driver = Secured::new(driver);
+    let tls = driver.stats();
     let mut shard = Shard::new(id, driver, config, seed);
-    if started.send(Ok((doorbell, Arc::clone(shard.stats())))).is_err() {
+    if started.send(Ok((doorbell, Arc::clone(shard.stats()), tls))).is_err() {
         return;
     }
     while shard.tick(&mut mailbox) {}

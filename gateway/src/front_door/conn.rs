@@ -1,6 +1,7 @@
-//! One connection's way through the front door: head, judgement, 101, `connect` frame if owed, promotion.
+//! One connection's way through the front door: TLS, head, judgement, 101, `connect` frame if owed, promotion.
 
 use std::cell::RefCell;
+use std::error::Error as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use tidegate_gateway_core::messages::Encoding;
 use tidegate_gateway_core::shard::{Promoted, Promotion};
 use tidegate_gateway_core::ws::close::CloseCode;
 use tidegate_gateway_core::ws::{DeflateParams, Inflater, close_frame};
+use tidegate_gateway_tls::Acceptor;
 use tidegate_gateway_ring::{Keepalive, SocketTuning, monotonic, own_stream, tune};
 use tracing::debug;
 
@@ -16,12 +18,12 @@ use super::budget::Budget;
 use super::first_frame::{FirstFrame, Verdict};
 use super::http::{HEAD_BYTES_MAX, Request, Scan};
 use super::identity::{Identity, Wishes, hello};
-use super::metrics::{DoorMetrics, Outcome};
+use super::metrics::{DoorMetrics, Outcome, TlsKind};
 use super::refusal::Refusal;
 use super::rules::{Door, Rules};
 use super::upgrade::{Session, Upgrade, judge};
-use super::wire::{Lost, Wire};
-use crate::fleet::{Fleet, Place};
+use super::wire::{Lost, Parts, Wire};
+use crate::fleet::{Fleet, Incoming, Place};
 
 /// First size of the buffer for a head; it doubles as bytes come.
 const HEAD_BUFFER_BYTES: usize = 1024;
@@ -55,18 +57,32 @@ enum Ended {
     Closed(Vec<u8>, CloseCode),
 }
 
-impl From<Lost> for Ended {
-    fn from(lost: Lost) -> Ended {
-        Ended::Silently(match lost {
+impl From<Lost> for Outcome {
+    fn from(lost: Lost) -> Outcome {
+        match lost {
             Lost::Deadline => Outcome::Timeout,
             Lost::Eof | Lost::Io(_) => Outcome::Gone,
-        })
+            Lost::Tls(_) => Outcome::Tls,
+        }
     }
 }
 
-/// Serves one accepted connection to its promotion or end.
-pub async fn serve(hall: Rc<Hall>, stream: TcpStream, door: Door) {
+impl From<Lost> for Ended {
+    fn from(lost: Lost) -> Ended {
+        Ended::Silently(lost.into())
+    }
+}
+
+/// Serves one accepted connection to its promotion or end. With an acceptor it speaks TLS from its first byte.
+pub async fn serve(hall: Rc<Hall>, stream: TcpStream, door: Door, acceptor: Option<Arc<Acceptor>>) {
     let mut wire = Wire::new(stream, hall.rules.deadline);
+    if let Some(acceptor) = acceptor
+        && let Err(lost) = shake_hands(&hall, &mut wire, &acceptor).await
+    {
+        debug!(why = lost.source().map(tracing::field::display), "{lost}");
+        hall.metrics.handshake(lost.into());
+        return wire.abandon().await;
+    }
     let visited = visit(&hall, &mut wire, door).await;
     let outcome = match visited {
         Ok(promotion) => {
@@ -88,6 +104,15 @@ pub async fn serve(hall: Rc<Hall>, stream: TcpStream, door: Door) {
     hall.metrics.handshake(outcome);
 }
 
+async fn shake_hands(hall: &Hall, wire: &mut Wire, acceptor: &Acceptor) -> Result<(), Lost> {
+    let session = acceptor.session().map_err(Lost::Tls)?;
+    wire.secure(session).await?;
+    if let Some(session) = wire.session() {
+        hall.metrics.secured(TlsKind::of(session.is_tls13(), session.is_resumed()));
+    }
+    Ok(())
+}
+
 /// A session that is ready, with its place on a shard.
 struct Ready {
     place: Place,
@@ -96,12 +121,15 @@ struct Ready {
 }
 
 impl Ready {
-    fn carry_out(self, wire: Wire, hall: &Hall) {
-        let socket = own_stream(wire.into_stream());
+    fn carry_out(mut self, wire: Wire, hall: &Hall) {
+        let Parts { stream, session, mut unread } = wire.into_parts();
+        self.early.append(&mut unread);
+        let socket = own_stream(stream);
         if let Err(error) = tune(&socket, &hall.tuning) {
             // The peer is gone already; the shard finds out by itself.
             debug!(%error, "tuning a socket failed");
         }
+        let socket = Incoming { socket, session };
         self.place.promote(Promotion { socket, early: self.early, session: self.session });
     }
 }

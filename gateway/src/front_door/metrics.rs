@@ -19,10 +19,12 @@ pub enum Outcome {
     Timeout,
     /// The peer went away by itself.
     Gone,
+    /// No TLS session came to be: garbage, another protocol, or nothing in common.
+    Tls,
 }
 
 impl Outcome {
-    pub const ALL: [Outcome; 9] = [
+    pub const ALL: [Outcome; 10] = [
         Outcome::Accepted,
         Outcome::BadRequest,
         Outcome::Unauthenticated,
@@ -32,6 +34,7 @@ impl Outcome {
         Outcome::Overload,
         Outcome::Timeout,
         Outcome::Gone,
+        Outcome::Tls,
     ];
 
     pub fn label(self) -> &'static str {
@@ -45,6 +48,7 @@ impl Outcome {
             Outcome::Overload => "overload",
             Outcome::Timeout => "timeout",
             Outcome::Gone => "gone",
+            Outcome::Tls => "tls",
         }
     }
 
@@ -71,10 +75,44 @@ impl Outcome {
     }
 }
 
+/// What a client and the front door agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsKind {
+    Tls12,
+    Tls12Resumed,
+    Tls13,
+    Tls13Resumed,
+}
+
+impl TlsKind {
+    pub const ALL: [TlsKind; 4] = [TlsKind::Tls12, TlsKind::Tls12Resumed, TlsKind::Tls13, TlsKind::Tls13Resumed];
+
+    pub fn of(is_tls13: bool, is_resumed: bool) -> TlsKind {
+        match (is_tls13, is_resumed) {
+            (false, false) => TlsKind::Tls12,
+            (false, true) => TlsKind::Tls12Resumed,
+            (true, false) => TlsKind::Tls13,
+            (true, true) => TlsKind::Tls13Resumed,
+        }
+    }
+
+    /// Version, and whether a ticket spared a whole handshake.
+    pub fn labels(self) -> [(&'static str, &'static str); 2] {
+        let (version, resumed) = match self {
+            TlsKind::Tls12 => ("1.2", "no"),
+            TlsKind::Tls12Resumed => ("1.2", "yes"),
+            TlsKind::Tls13 => ("1.3", "no"),
+            TlsKind::Tls13Resumed => ("1.3", "yes"),
+        };
+        [("version", version), ("resumed", resumed)]
+    }
+}
+
 /// Shared by the threads of a front door.
 #[derive(Debug, Default)]
 pub struct DoorMetrics {
     handshakes: [AtomicU64; Outcome::ALL.len()],
+    secured: [AtomicU64; TlsKind::ALL.len()],
     /// Gauge: connections in their handshake.
     half_open: AtomicUsize,
     /// Failed accepts, such as for want of descriptors.
@@ -88,6 +126,14 @@ impl DoorMetrics {
 
     pub fn handshakes(&self, outcome: Outcome) -> u64 {
         self.handshakes[outcome as usize].load(Ordering::Relaxed)
+    }
+
+    pub fn secured(&self, kind: TlsKind) {
+        self.secured[kind as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn secured_total(&self, kind: TlsKind) -> u64 {
+        self.secured[kind as usize].load(Ordering::Relaxed)
     }
 
     pub fn accept_failed(&self) {

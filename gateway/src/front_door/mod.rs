@@ -1,10 +1,10 @@
-//! The messy first seconds of a connection: accept, HTTP upgrade, credentials, the first frame. Ordinary async tasks on
+//! The messy first seconds of a connection: accept, TLS, HTTP upgrade, credentials, the first frame. Ordinary async tasks on
 //! monoio threads of their own, at a lower priority, so that a flood of handshakes delays no delivery (R-GW-5).
 //!
 //! Invariants: what is half open is bounded in number and bytes, and has a deadline; nothing of a stream is in flight when
 //! its descriptor moves to a shard; a token appears in no log line.
 //!
-//! What it does not do: TLS, SSE, long polling.
+//! What it does not do: SSE, long polling.
 
 mod budget;
 mod conn;
@@ -31,6 +31,7 @@ use monoio::time::TimeDriver;
 use monoio::{FusionRuntime, IoUringDriver, LegacyDriver, RuntimeBuilder};
 use socket2::{Domain, Protocol, Socket, Type};
 use tidegate_gateway_ring::{lower_priority, own_stream};
+use tidegate_gateway_tls::Acceptor;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -60,6 +61,8 @@ pub struct FrontDoor {
 pub struct Listening {
     pub listener: TcpListener,
     pub door: Door,
+    /// With one it speaks TLS.
+    pub acceptor: Option<Arc<Acceptor>>,
 }
 
 /// What the threads share.
@@ -189,7 +192,7 @@ async fn accept_all(
     half_open_max: usize,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let door = listening.door;
+    let (door, acceptor) = (listening.door, listening.acceptor);
     let opened = listening
         .listener
         .set_nonblocking(nonblocking)
@@ -216,16 +219,19 @@ async fn accept_all(
         };
         match accepted {
             Ok((stream, _)) if hall.metrics.enter(half_open_max) => {
-                let visit = Visit { hall: Rc::clone(&hall) };
+                let (visit, acceptor) = (Visit { hall: Rc::clone(&hall) }, acceptor.clone());
                 monoio::spawn(async move {
                     let hall = Rc::clone(&visit.hall);
-                    serve(hall, stream, door).await;
+                    serve(hall, stream, door, acceptor).await;
                     drop(visit);
                 });
             }
             Ok((stream, _)) => {
                 hall.metrics.handshake(Outcome::Overload);
-                turn_away(stream);
+                // Over TLS nothing can be said before a handshake, and there is no time for one.
+                if acceptor.is_none() {
+                    turn_away(stream);
+                }
             }
             Err(error) => {
                 hall.metrics.accept_failed();

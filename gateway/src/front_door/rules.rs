@@ -88,7 +88,7 @@ pub(crate) mod testing {
             first_frame: Duration::from_secs(5),
             verifier: Verifier::new(vec![key], &VerifierConfig::default()).expect("verifier"),
             origins: vec!["https://chat.example".into()],
-            dev: Some(DevRules { listener, own_ports: vec![8080, 8090] }),
+            dev: Some(DevRules { listener, tls_port: None, own_ports: vec![8080, 8090] }),
             platforms: Arc::default(),
             ping_interval_ms: 60_000,
             message_bytes_max: 64 * 1024,

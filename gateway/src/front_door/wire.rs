@@ -1,4 +1,4 @@
-//! Reads and writes of a connection that has not been promoted, with deadlines.
+//! Reads and writes of a connection that has not been promoted, with deadlines, through its TLS if it has one.
 //!
 //! Invariant: when a call returns, no monoio operation of the stream is in flight. A read that is out of time is cancelled
 //! and its result awaited, because taking the descriptor of a stream with an operation in flight panics, and because bytes
@@ -12,12 +12,15 @@ use monoio::buf::IoBufMut as _;
 use monoio::io::{AsyncWriteRent as _, CancelableAsyncReadRent as _, CancelableAsyncWriteRent as _, Canceller};
 use monoio::net::TcpStream;
 use monoio::time::{Instant, Sleep, sleep_until};
+use tidegate_gateway_tls::{Received, Session, TlsError};
 
 /// Bytes of an answer to a refused client that are thrown away before the socket is closed.
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// Time for the peer to read a refusal and close.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_READ_BYTES: usize = 4096;
+/// Read size of sealed bytes: a usual hello fits.
+const SEALED_READ_BYTES: usize = 2048;
 
 /// How a read or write ended other than well.
 #[derive(Debug, thiserror::Error)]
@@ -28,26 +31,151 @@ pub enum Lost {
     Eof,
     #[error("the socket failed")]
     Io(#[source] io::Error),
+    /// The peer has been told.
+    #[error("TLS failed")]
+    Tls(#[source] TlsError),
 }
 
 /// A connection of the front door.
 pub struct Wire {
+    socket: Socket,
+    secure: Option<Secure>,
+}
+
+/// The bare connection.
+struct Socket {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
 }
 
+/// What TLS needs beside the socket.
+struct Secure {
+    session: Box<Session>,
+    /// Opened and not read yet.
+    opened: Vec<u8>,
+    /// The peer has closed its side.
+    ended: bool,
+}
+
+/// What a promoted connection takes with it.
+pub struct Parts {
+    pub stream: TcpStream,
+    pub session: Option<Box<Session>>,
+    /// Came from the peer and was not read.
+    pub unread: Vec<u8>,
+}
+
 impl Wire {
     pub fn new(stream: TcpStream, deadline: Duration) -> Wire {
-        Wire { stream, deadline: Box::pin(sleep_until(Instant::now() + deadline)) }
+        let deadline = Box::pin(sleep_until(Instant::now() + deadline));
+        Wire { socket: Socket { stream, deadline }, secure: None }
+    }
+
+    /// Shakes hands. From here on everything read and written is sealed.
+    pub async fn secure(&mut self, session: Session) -> Result<(), Lost> {
+        let mut secure = Secure { session: Box::new(session), opened: Vec::new(), ended: false };
+        while secure.session.is_handshaking() {
+            secure.read(&mut self.socket).await?;
+        }
+        self.secure = Some(secure);
+        Ok(())
+    }
+
+    /// The TLS session, once there is one.
+    pub fn session(&self) -> Option<&Session> {
+        self.secure.as_ref().map(|secure| &*secure.session)
     }
 
     /// Starts a new deadline from now.
     pub fn set_deadline(&mut self, span: Duration) {
-        self.deadline.as_mut().reset(Instant::now() + span);
+        self.socket.set_deadline(span);
     }
 
     /// Appends what has come to `buffer`, at most `capacity - len` bytes, which must not be 0.
-    pub async fn read_into(&mut self, buffer: Vec<u8>) -> (Result<usize, Lost>, Vec<u8>) {
+    pub async fn read_into(&mut self, mut buffer: Vec<u8>) -> (Result<usize, Lost>, Vec<u8>) {
+        let Some(secure) = &mut self.secure else { return self.socket.read_into(buffer).await };
+        while secure.opened.is_empty() {
+            if secure.ended {
+                return (Err(Lost::Eof), buffer);
+            }
+            if let Err(lost) = secure.read(&mut self.socket).await {
+                return (Err(lost), buffer);
+            }
+        }
+        let fits = secure.opened.len().min(buffer.capacity() - buffer.len());
+        buffer.extend(secure.opened.drain(..fits));
+        (Ok(fits), buffer)
+    }
+
+    /// Writes all of `bytes`.
+    pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Lost> {
+        let Some(secure) = &mut self.secure else { return self.socket.write(bytes).await };
+        let mut sealed = Vec::new();
+        if !bytes.is_empty() {
+            secure.session.seal(&bytes, &mut sealed).map_err(Lost::Tls)?;
+        }
+        self.socket.write(sealed).await
+    }
+
+    /// Writes a last answer and closes so that the peer can read it: closing with unread input would make the kernel send
+    /// RST, which destroys what is still on its way.
+    pub async fn finish(mut self, answer: Vec<u8>) {
+        self.set_deadline(LINGER);
+        if self.write(answer).await.is_err() {
+            return;
+        }
+        if let Some(secure) = &mut self.secure {
+            let mut goodbye = Vec::new();
+            // A session that cannot speak any more just ends.
+            if secure.session.seal_close(&mut goodbye).is_ok() && self.socket.write(goodbye).await.is_err() {
+                return;
+            }
+        }
+        self.socket.drain().await;
+    }
+
+    /// Closes so that the peer can read what was written last.
+    pub async fn abandon(mut self) {
+        self.set_deadline(LINGER);
+        self.socket.drain().await;
+    }
+
+    /// Everything, with nothing in flight.
+    pub fn into_parts(self) -> Parts {
+        let stream = self.socket.stream;
+        match self.secure {
+            None => Parts { stream, session: None, unread: Vec::new() },
+            Some(secure) => Parts { stream, session: Some(secure.session), unread: secure.opened },
+        }
+    }
+}
+
+impl Secure {
+    /// Reads once, answers what must be answered.
+    async fn read(&mut self, socket: &mut Socket) -> Result<(), Lost> {
+        let (read, mut sealed) = socket.read_into(Vec::with_capacity(SEALED_READ_BYTES)).await;
+        read?;
+        let mut answer = Vec::new();
+        let received = self.session.receive(&mut sealed, &mut self.opened, &mut answer);
+        let written = socket.write(answer).await;
+        match received {
+            Err(error) => Err(Lost::Tls(error)),
+            Ok(Received::Ended) if self.session.is_handshaking() => Err(Lost::Eof),
+            Ok(received) => {
+                self.ended = received == Received::Ended;
+                written
+            }
+        }
+    }
+}
+
+impl Socket {
+
+    fn set_deadline(&mut self, span: Duration) {
+        self.deadline.as_mut().reset(Instant::now() + span);
+    }
+
+    async fn read_into(&mut self, buffer: Vec<u8>) -> (Result<usize, Lost>, Vec<u8>) {
         let (start, end) = (buffer.len(), buffer.capacity());
         debug_assert!(start < end, "no room to read into");
         let canceller = Canceller::new();
@@ -71,8 +199,7 @@ impl Wire {
         (ended, slice.into_inner())
     }
 
-    /// Writes all of `bytes`.
-    pub async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Lost> {
+    async fn write(&mut self, bytes: Vec<u8>) -> Result<(), Lost> {
         use monoio::buf::IoBuf as _;
         let (mut bytes, mut from) = (bytes, 0);
         while from < bytes.len() {
@@ -99,11 +226,9 @@ impl Wire {
         Ok(())
     }
 
-    /// Writes a last answer and closes so that the peer can read it: closing with unread input would make the kernel send
-    /// RST, which destroys what is still on its way.
-    pub async fn finish(mut self, answer: Vec<u8>) {
-        self.set_deadline(LINGER);
-        if self.write(answer).await.is_err() || self.stream.shutdown().await.is_err() {
+    /// Closes our side, and throws away for a while what the peer still sends.
+    async fn drain(&mut self) {
+        if self.stream.shutdown().await.is_err() {
             return;
         }
         let (mut thrown_away, mut buffer) = (0, Vec::with_capacity(LINGER_READ_BYTES));
@@ -116,10 +241,5 @@ impl Wire {
                 Err(_) => return,
             }
         }
-    }
-
-    /// The stream, with nothing in flight.
-    pub fn into_stream(self) -> TcpStream {
-        self.stream
     }
 }
