@@ -164,7 +164,8 @@ mod tests {
         }
         let forwarded = RequestFacts { host: Some("localhost:8080"), origin: None, forwarded: true };
         assert_eq!(rules().check(forwarded), Err(NotLocal::Forwarded));
-        let open = DevRules { listener: "0.0.0.0:8080".parse().expect("address"), tls_port: None, own_ports: vec![8080] };
+        let open =
+            DevRules { listener: "0.0.0.0:8080".parse().expect("address"), tls_port: None, own_ports: vec![8080] };
         assert_eq!(open.check(facts("localhost:8080", None)), Err(NotLocal::Listener));
     }
 

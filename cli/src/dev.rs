@@ -25,6 +25,9 @@ pub struct DevArgs {
     /// Echo WebSocket without auth for conformance suites, on loopback.
     #[arg(long, value_name = "ADDR")]
     dev_echo: Option<SocketAddr>,
+    /// The same over TLS.
+    #[arg(long, value_name = "ADDR", requires = "tls")]
+    dev_echo_tls: Option<SocketAddr>,
     /// Serve wss:// too, with a self-signed certificate that is made in the data folder.
     #[arg(long)]
     tls: bool,
@@ -55,6 +58,7 @@ fn configs(args: &DevArgs) -> anyhow::Result<(tidegate_gateway::Config, tidegate
     gateway.auth.dev_page_ports = vec![control.http_addr.port()];
     if args.tls {
         gateway.tls.addr = gateway.tls.addr.or(Some(TLS_ADDR));
+        gateway.tls.echo_addr = args.dev_echo_tls;
     }
     let addrs = [gateway.client_addr, gateway.admin_addr, control.http_addr, control.grpc_addr];
     if let Some(open) = addrs.iter().chain(&gateway.tls.addr).find(|addr| !dev::may_listen_on(addr.ip())) {
@@ -92,6 +96,9 @@ fn announce(args: &DevArgs, gateway: &Gateway, control: &Control) {
     println!("  metrics   http://{http}/metrics  http://{admin}/metrics");
     if let Some(echo) = gateway.addrs().echo {
         println!("  echo      ws://{echo}/");
+    }
+    if let Some(echo) = gateway.addrs().tls_echo {
+        println!("            wss://{echo}/");
     }
     println!();
     println!("Ctrl-C drains and ends it.");

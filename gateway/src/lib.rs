@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 use tidegate_auth::dev::DevRules;
 use tidegate_gateway_core::hub::HubConfig;
 use tidegate_gateway_core::shard::ShardConfig;
+use tidegate_gateway_tls::Acceptor;
 use tracing::{info, warn};
 
 pub use config::{Config, DEFAULT_CONFIG, Problem, check};
@@ -49,7 +50,6 @@ use front_door::{FrontDoor, Listening, Shared, bind};
 use link::{Identity, Link, LinkState};
 use platforms::PlatformTable;
 use reload::TlsReload;
-use tidegate_gateway_tls::Acceptor;
 
 /// What is left after the drain's time is closed this much later.
 const DRAIN_HARD_END: Duration = Duration::from_secs(5);
@@ -66,6 +66,7 @@ pub struct Addrs {
     pub tls: Option<SocketAddr>,
     pub admin: SocketAddr,
     pub echo: Option<SocketAddr>,
+    pub tls_echo: Option<SocketAddr>,
 }
 
 /// Why a gateway did not start. Nothing is left running.
@@ -97,12 +98,12 @@ pub struct Gateway {
     reload: Option<TlsReload>,
 }
 
-/// The listening sockets, bound before any thread runs.
+/// The clients' listening sockets, bound before any thread runs.
 struct Bound {
     client: Vec<TcpListener>,
     tls: Vec<TcpListener>,
     echo: Option<TcpListener>,
-    admin: TcpListener,
+    tls_echo: Option<TcpListener>,
     addrs: Addrs,
 }
 
@@ -111,7 +112,7 @@ impl Gateway {
     pub fn start(config: Config, target: LinkTarget) -> Result<Gateway, StartError> {
         raise_descriptor_limit();
         let settings = Settings::resolve(config).map_err(StartError::Config)?;
-        let bound = Bound::bind(&settings)?;
+        let (bound, admin) = Bound::bind(&settings)?;
         let addrs = bound.addrs;
         let incarnation = getrandom::u64().map_err(|_| StartError::Random)?;
         let (inbox, outlet) = hub_queue();
@@ -144,7 +145,7 @@ impl Gateway {
             io: settings.engine.io,
             draining: Arc::clone(&draining),
         };
-        let admin = Admin::start(bound.admin, state).map_err(StartError::Thread)?;
+        let admin = Admin::start(admin, state).map_err(StartError::Thread)?;
         let rules = Rules {
             deadline: settings.handshake.deadline,
             first_frame: settings.handshake.first_frame,
@@ -161,7 +162,7 @@ impl Gateway {
         let backend = settings.engine.io.backend;
         let shared = Shared { rules: Arc::new(rules), fleet: Arc::clone(&fleet), metrics, half_open_max, backend };
         let front_door =
-            FrontDoor::start(door_threads(bound.client, bound.tls, acceptor.clone(), bound.echo), shared).map_err(StartError::Thread)?;
+            FrontDoor::start(door_threads(bound, acceptor.as_ref()), shared).map_err(StartError::Thread)?;
         info!(client = %addrs.client, admin = %addrs.admin, shards = fleet.shards().len(), "gateway started");
         let drain_ms = settings.drain_ms;
         Ok(Gateway { addrs, drain_ms, draining, front_door, fleet, shard_threads, hub, admin, reload })
@@ -209,44 +210,49 @@ impl Gateway {
 }
 
 impl Bound {
-    fn bind(settings: &Settings) -> Result<Bound, StartError> {
+    /// The second listener is the admin's.
+    fn bind(settings: &Settings) -> Result<(Bound, TcpListener), StartError> {
         let failed = |what, addr| move |source| StartError::Bind { what, addr, source };
         let threads = settings.engine.front_door_threads.into();
         let client = bind(settings.client_addr, threads).map_err(failed("clients", settings.client_addr))?;
         let admin = TcpListener::bind(settings.admin_addr).map_err(failed("admin", settings.admin_addr))?;
-        let tls = match &settings.tls {
-            Some(tls) => bind(tls.addr, threads).map_err(failed("clients over TLS", tls.addr))?,
+        let echo = |addr: Option<SocketAddr>| match addr {
+            Some(addr) => bind(addr, 1).map(|mut listeners| listeners.pop()).map_err(failed("echo", addr)),
+            None => Ok(None),
+        };
+        let (tls_addr, tls_echo_addr) = settings.tls.as_ref().map_or((None, None), |tls| (tls.addr, tls.echo_addr));
+        let tls = match tls_addr {
+            Some(addr) => bind(addr, threads).map_err(failed("clients over TLS", addr))?,
             None => Vec::new(),
         };
-        let echo = match settings.echo_addr {
-            Some(addr) => bind(addr, 1).map_err(failed("echo", addr))?.pop(),
-            None => None,
-        };
+        let (echo, tls_echo) = (echo(settings.echo_addr)?, echo(tls_echo_addr)?);
         let local = |listener: &TcpListener, asked: SocketAddr| listener.local_addr().unwrap_or(asked);
+        let given = |listener: Option<&TcpListener>, asked: Option<SocketAddr>| {
+            listener.zip(asked).map(|(listener, asked)| local(listener, asked))
+        };
         let addrs = Addrs {
             client: client.first().map_or(settings.client_addr, |listener| local(listener, settings.client_addr)),
-            tls: tls.first().zip(settings.tls.as_ref()).map(|(listener, tls)| local(listener, tls.addr)),
+            tls: given(tls.first(), tls_addr),
             admin: local(&admin, settings.admin_addr),
-            echo: echo.as_ref().zip(settings.echo_addr).map(|(listener, asked)| local(listener, asked)),
+            echo: given(echo.as_ref(), settings.echo_addr),
+            tls_echo: given(tls_echo.as_ref(), tls_echo_addr),
         };
-        Ok(Bound { client, tls, echo, admin, addrs })
+        Ok((Bound { client, tls, echo, tls_echo, addrs }, admin))
     }
 }
 
-/// Listeners per front-door thread; the echo listener goes to the first.
-fn door_threads(
-    client: Vec<TcpListener>,
-    tls: Vec<TcpListener>,
-    acceptor: Option<Arc<Acceptor>>,
-    echo: Option<TcpListener>,
-) -> Vec<Vec<Listening>> {
-    let listening = |listener| Listening { listener, door: Door::Client, acceptor: None };
-    let mut threads: Vec<Vec<Listening>> = client.into_iter().map(|listener| vec![listening(listener)]).collect();
-    for (thread, listener) in threads.iter_mut().zip(tls) {
-        thread.push(Listening { listener, door: Door::Client, acceptor: acceptor.clone() });
+/// Listeners per front-door thread; the echo listeners go to the first.
+fn door_threads(bound: Bound, acceptor: Option<&Arc<Acceptor>>) -> Vec<Vec<Listening>> {
+    let plain = |door| move |listener| Listening { listener, door, acceptor: None };
+    let secure = |door| move |listener| Listening { listener, door, acceptor: acceptor.cloned() };
+    let mut threads: Vec<Vec<Listening>> =
+        bound.client.into_iter().map(|listener| vec![plain(Door::Client)(listener)]).collect();
+    for (thread, listener) in threads.iter_mut().zip(bound.tls) {
+        thread.push(secure(Door::Client)(listener));
     }
-    if let (Some(first), Some(listener)) = (threads.first_mut(), echo) {
-        first.push(Listening { listener, door: Door::Echo, acceptor: None });
+    if let Some(first) = threads.first_mut() {
+        first.extend(bound.echo.map(plain(Door::Echo)));
+        first.extend(bound.tls_echo.map(secure(Door::Echo)));
     }
     threads
 }

@@ -56,7 +56,7 @@ async fn a_connect_frame_brings_the_token_in_band() {
 async fn frames_that_follow_the_connect_at_once_are_not_lost() {
     use tokio::io::AsyncWriteExt as _;
     let node = Node::start(|_| {}).await;
-    let mut stream = tokio::net::TcpStream::connect(node.addrs.client).await.expect("connects");
+    let mut stream = support::wire::connect(node.addrs.client).await;
     let connect = json!({"id": 1, "connect": {"token": token("bob", 60)}}).to_string();
     let mut bytes = http::upgrade(node.addrs.client, "/api/v1/ws", &[]).into_bytes();
     bytes.extend(masked(0x81, connect.as_bytes()));

@@ -24,7 +24,7 @@ async fn clients_are_told_before_they_are_closed() {
 #[tokio::test]
 async fn a_client_that_does_not_answer_does_not_hold_the_drain() {
     let mut node = Node::start(|_| {}).await;
-    let mut silent = TcpStream::connect(node.addrs.client).await.expect("connects");
+    let mut silent = support::wire::connect(node.addrs.client).await;
     tokio::io::AsyncWriteExt::write_all(
         &mut silent,
         http::upgrade(node.addrs.client, "/api/v1/ws?uid=alice", &[]).as_bytes(),

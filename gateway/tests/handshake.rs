@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use support::{Client, Node, http, read_to_end, within};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn bad_requests_get_their_status() {
@@ -67,8 +66,8 @@ async fn sub_protocols_are_negotiated() {
 #[tokio::test]
 async fn a_request_in_small_pieces_is_the_same_request() {
     let node = Node::start(|_| {}).await;
-    let mut stream = TcpStream::connect(node.addrs.client).await.expect("connects");
-    stream.set_nodelay(true).expect("nodelay");
+    let mut stream = support::wire::connect(node.addrs.client).await;
+    stream.set_nodelay();
     for piece in http::upgrade(node.addrs.client, "/api/v1/ws?uid=alice", &[]).as_bytes().chunks(40) {
         stream.write_all(piece).await.expect("sent");
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -80,8 +79,8 @@ async fn a_request_in_small_pieces_is_the_same_request() {
 #[tokio::test]
 async fn slow_heads_are_reaped_at_the_deadline() {
     let node = Node::start(|config| config.handshake.deadline_ms = 300).await;
-    let mut silent = TcpStream::connect(node.addrs.client).await.expect("connects");
-    let mut slow = TcpStream::connect(node.addrs.client).await.expect("connects");
+    let mut silent = support::wire::connect(node.addrs.client).await;
+    let mut slow = support::wire::connect(node.addrs.client).await;
     slow.write_all(b"GET /api/v1/ws HTTP/1.1\r\nHost: ").await.expect("sent");
     assert_eq!(read_to_end(&mut silent).await, b"");
     let answer = String::from_utf8(read_to_end(&mut slow).await).expect("text");

@@ -50,7 +50,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
             "limits",
         ],
     ),
-    ("tls", &["addr", "certificates", "client_certificates", "client_authorities"]),
+    ("tls", &["addr", "echo_addr", "certificates", "client_certificates", "client_authorities"]),
     ("link", &["addr", "token_file", "credit_bytes"]),
     ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin", "io"]),
     ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max"]),
@@ -115,14 +115,17 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
         rule(is_origin(origin), "gateway.origins", &format!("{origin:?} is not \"*\" or scheme://host[:port]"));
     }
     let loopback = |addr: Option<SocketAddr>| addr.is_none_or(|addr| may_listen_on(addr.ip()));
-    rule(loopback(config.echo_addr), "gateway.echo_addr", "the echo listener has no auth: give it a loopback address");
+    for (addr, path) in [(config.echo_addr, "gateway.echo_addr"), (config.tls.echo_addr, "gateway.tls.echo_addr")] {
+        rule(loopback(addr), path, "the echo listener has no auth: give it a loopback address");
+    }
     rule(
         !config.auth.dev || loopback(Some(config.client_addr)) && loopback(config.tls.addr),
         "gateway.auth.dev",
         "development auth needs a loopback client_addr and tls.addr",
     );
-    let addrs = [Some(config.client_addr), Some(config.admin_addr), config.echo_addr, config.tls.addr];
-    let fixed: Vec<SocketAddr> = addrs.into_iter().flatten().filter(|addr| addr.port() != 0).collect();
+    let tls = [config.tls.addr, config.tls.echo_addr];
+    let addrs = [Some(config.client_addr), Some(config.admin_addr), config.echo_addr].into_iter().chain(tls);
+    let fixed: Vec<SocketAddr> = addrs.flatten().filter(|addr| addr.port() != 0).collect();
     let distinct: BTreeSet<&SocketAddr> = fixed.iter().collect();
     rule(distinct.len() == fixed.len(), "gateway.client_addr", "two listeners have the same address");
     rule(is_http_url(&config.link.addr), "gateway.link.addr", "use http://host:port");

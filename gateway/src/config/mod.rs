@@ -58,6 +58,9 @@ pub struct TlsConfig {
     /// Where clients connect over TLS. Without it there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<SocketAddr>,
+    /// Echo listener over TLS for conformance suites; loopback only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub echo_addr: Option<SocketAddr>,
     /// Chosen by the host that a client names; the first if it names none, or another one.
     pub certificates: Vec<CertificateConfig>,
     pub client_certificates: ClientCertificateConfig,
@@ -89,7 +92,7 @@ pub enum ClientCertificateConfig {
 impl TlsConfig {
     /// The files, if there is a listener. `Err`: what is missing.
     pub fn files(&self) -> Result<Option<TlsFiles>, &'static str> {
-        if self.addr.is_none() {
+        if self.addr.is_none() && self.echo_addr.is_none() {
             return Ok(None);
         }
         let client_certificates = match (self.client_certificates, &self.client_authorities) {

@@ -49,7 +49,8 @@ pub struct Settings {
 /// The listener for `wss://`.
 #[derive(Clone, Debug)]
 pub struct TlsSettings {
-    pub addr: SocketAddr,
+    pub addr: Option<SocketAddr>,
+    pub echo_addr: Option<SocketAddr>,
     pub acceptor: Arc<Acceptor>,
 }
 
@@ -204,12 +205,9 @@ fn verifier(config: &Config) -> Result<Verifier, Problem> {
 
 fn tls(config: &TlsConfig) -> Result<Option<TlsSettings>, Problem> {
     let problem = |message: String| Problem { path: "gateway.tls.certificates".into(), message };
-    let (Some(addr), Some(files)) = (config.addr, config.files().map_err(|missing| problem(missing.to_owned()))?)
-    else {
-        return Ok(None);
-    };
-    let acceptor = Acceptor::load(files).map_err(|error| problem(with_source(&error)))?;
-    Ok(Some(TlsSettings { addr, acceptor: Arc::new(acceptor) }))
+    let Some(files) = config.files().map_err(|missing| problem(missing.to_owned()))? else { return Ok(None) };
+    let acceptor = Arc::new(Acceptor::load(files).map_err(|error| problem(with_source(&error)))?);
+    Ok(Some(TlsSettings { addr: config.addr, echo_addr: config.echo_addr, acceptor }))
 }
 
 fn authorization(config: &Config) -> Result<Option<MetadataValue<Ascii>>, Problem> {

@@ -10,8 +10,8 @@ use tidegate_gateway_core::messages::Encoding;
 use tidegate_gateway_core::shard::{Promoted, Promotion};
 use tidegate_gateway_core::ws::close::CloseCode;
 use tidegate_gateway_core::ws::{DeflateParams, Inflater, close_frame};
-use tidegate_gateway_tls::Acceptor;
 use tidegate_gateway_ring::{Keepalive, SocketTuning, monotonic, own_stream, tune};
+use tidegate_gateway_tls::Acceptor;
 use tracing::debug;
 
 use super::budget::Budget;

@@ -170,7 +170,6 @@ impl Secure {
 }
 
 impl Socket {
-
     fn set_deadline(&mut self, span: Duration) {
         self.deadline.as_mut().reset(Instant::now() + span);
     }

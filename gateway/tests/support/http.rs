@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
+use super::wire::{self, Wire};
 use super::{WEBSOCKET_KEY, read_to_end, within};
 
 /// A good upgrade request with further header fields.
@@ -18,14 +18,14 @@ pub fn upgrade(addr: SocketAddr, target: &str, fields: &[&str]) -> String {
 
 /// Sends bytes and returns everything that comes back until the peer closes.
 pub async fn exchange(addr: SocketAddr, request: &[u8]) -> String {
-    let mut stream = TcpStream::connect(addr).await.expect("connects");
+    let mut stream = wire::connect(addr).await;
     stream.write_all(request).await.expect("request sent");
     String::from_utf8(read_to_end(&mut stream).await).expect("text")
 }
 
 /// Sends bytes and returns the status of the answer; 101 leaves the connection to be dropped.
 pub async fn status(addr: SocketAddr, request: &str) -> u16 {
-    let mut stream = TcpStream::connect(addr).await.expect("connects");
+    let mut stream = wire::connect(addr).await;
     stream.write_all(request.as_bytes()).await.expect("request sent");
     let head = within("an answer", read_head(&mut stream)).await;
     head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or_else(|| panic!("no status in {head:?}"))
@@ -40,7 +40,7 @@ pub async fn get(addr: SocketAddr, path: &str) -> (u16, String) {
 }
 
 /// Reads up to the empty line and not a byte further.
-pub async fn read_head(stream: &mut TcpStream) -> String {
+pub async fn read_head(stream: &mut Wire) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {

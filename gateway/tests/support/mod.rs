@@ -4,6 +4,7 @@
 
 pub mod control;
 pub mod http;
+pub mod wire;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,9 +17,9 @@ use tidegate_auth::{Algorithm, Issuer};
 use tidegate_gateway::config::KeyConfig;
 use tidegate_gateway::{Addrs, Config, Gateway, IoChoice, LinkTarget};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use control::Control;
+use wire::Wire;
 
 /// Longer than anything takes; a test that reaches it has failed.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -39,7 +40,7 @@ impl Node {
         let control = Control::start();
         let target = LinkTarget::InProcess(control.acceptor());
         let (gateway, folder) = start_gateway(target, adjust);
-        let addrs = *gateway.addrs();
+        let addrs = wire::way(gateway.addrs());
         let node = Node { gateway: Some(gateway), addrs, control, folder };
         eventually("the link is up", || node.control.attachments() > 0).await;
         node
@@ -90,6 +91,8 @@ pub fn start_gateway(target: LinkTarget, adjust: impl FnOnce(&mut Config)) -> (G
     config.engine.pin = false;
     config.engine.io = io();
     config.auth.keys.push(KeyConfig { algorithm: Algorithm::HS256, id: None, file });
+    (config.tls.addr, config.tls.echo_addr) = (Some(any), Some(any));
+    config.tls.certificates = vec![wire::certificate(folder.path())];
     adjust(&mut config);
     (Gateway::start(config, target).expect("gateway starts"), folder)
 }
@@ -130,7 +133,7 @@ pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// A WebSocket client: our own handshake, then fastwebsockets as a reference for the frames.
 pub struct Client {
-    socket: WebSocket<TcpStream>,
+    socket: WebSocket<Wire>,
     /// The head of the 101.
     pub response: String,
 }
@@ -147,7 +150,7 @@ pub enum Seen {
 
 impl Client {
     pub async fn open(addr: SocketAddr, target: &str, fields: &[&str]) -> Client {
-        let mut stream = TcpStream::connect(addr).await.expect("connects");
+        let mut stream = wire::connect(addr).await;
         stream.write_all(http::upgrade(addr, target, fields).as_bytes()).await.expect("request sent");
         let response = within("the 101", http::read_head(&mut stream)).await;
         assert!(response.starts_with("HTTP/1.1 101 "), "{response}");
@@ -209,13 +212,13 @@ impl Client {
 
 /// An upgraded connection whose frames are made and read by hand: compressed ones, or wrong ones.
 pub struct RawClient {
-    stream: TcpStream,
+    stream: Wire,
     pub response: String,
 }
 
 impl RawClient {
     pub async fn open(addr: SocketAddr, target: &str, fields: &[&str]) -> RawClient {
-        let mut stream = TcpStream::connect(addr).await.expect("connects");
+        let mut stream = wire::connect(addr).await;
         stream.write_all(http::upgrade(addr, target, fields).as_bytes()).await.expect("request sent");
         let response = within("the 101", http::read_head(&mut stream)).await;
         assert!(response.starts_with("HTTP/1.1 101 "), "{response}");
@@ -254,7 +257,7 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// Reads a raw socket until it is closed.
-pub async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+pub async fn read_to_end(stream: &mut Wire) -> Vec<u8> {
     let mut bytes = Vec::new();
     // A reset after the answer is as good an end as any.
     let _ = within("the end", stream.read_to_end(&mut bytes)).await;

@@ -31,10 +31,9 @@ fn files_that_cannot_be_used_are_named() {
     assert!(refused(vec![empty]).contains("holds no certificate"));
     let swapped = PairFiles { certificate: good.certificate.clone(), key: good.certificate.clone() };
     assert!(refused(vec![swapped]).contains("cannot read"));
-    for (name, begins, ends, expected) in [
-        ("old", (2020, 1, 1), (2021, 1, 1), "expired"),
-        ("new", (2990, 1, 1), (2999, 1, 1), "not valid yet"),
-    ] {
+    for (name, begins, ends, expected) in
+        [("old", (2020, 1, 1), (2021, 1, 1), "expired"), ("new", (2990, 1, 1), (2999, 1, 1), "not valid yet")]
+    {
         let mut params = CertificateParams::new(vec!["a.example".to_owned()]).expect("params");
         params.not_before = date_time_ymd(begins.0, begins.1, begins.2);
         params.not_after = date_time_ymd(ends.0, ends.1, ends.2);

@@ -125,11 +125,7 @@ impl<D: Driver> Secured<D> {
 impl<D: Driver> Driver for Secured<D> {
     type Incoming = Incoming<D::Incoming>;
 
-    fn register(
-        &mut self,
-        token: Token,
-        incoming: Self::Incoming,
-    ) -> Result<Socket, (RegisterError, Self::Incoming)> {
+    fn register(&mut self, token: Token, incoming: Self::Incoming) -> Result<Socket, (RegisterError, Self::Incoming)> {
         let Incoming { socket, session } = incoming;
         match self.inner.register(token, socket) {
             Ok(socket) => {

@@ -18,8 +18,7 @@ pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 pub fn write_pair(folder: &Path, name: &str, hosts: &[&str]) -> (PairFiles, CertifiedKey<KeyPair>) {
     let made = rcgen::generate_simple_self_signed(hosts.iter().map(|host| (*host).to_owned()).collect::<Vec<_>>())
         .expect("a certificate");
-    let pair =
-        PairFiles { certificate: folder.join(format!("{name}.crt")), key: folder.join(format!("{name}.key")) };
+    let pair = PairFiles { certificate: folder.join(format!("{name}.crt")), key: folder.join(format!("{name}.key")) };
     std::fs::write(&pair.certificate, made.cert.pem()).expect("written");
     std::fs::write(&pair.key, made.signing_key.serialize_pem()).expect("written");
     (pair, made)
