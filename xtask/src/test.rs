@@ -15,20 +15,32 @@ const SPEAK_TO_A_GATEWAY: [&str; 8] = [
     "handshake",
 ];
 
+/// Those of them that can speak TLS.
+const SPEAK_TLS: [&str; 7] = ["credentials", "delivery", "drain", "echo", "flood", "handshake", "tls"];
+
 /// Formatting, lints, every test.
 pub fn run_all(cargo: &str) -> anyhow::Result<()> {
     command::run(cargo, &["fmt", "--all", "--check"])?;
     command::run(cargo, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"])?;
     command::run(cargo, &["test", "--workspace", "--locked", "--no-fail-fast"])?;
-    over_epoll(cargo)?;
+    over_other_ways(cargo)?;
     loom(cargo)
 }
 
-/// Tests that speak to a gateway through sockets, once more over the driver that this host does not choose by itself.
-fn over_epoll(cargo: &str) -> anyhow::Result<()> {
-    let named: Vec<&str> = SPEAK_TO_A_GATEWAY.into_iter().flat_map(|test| ["--test", test]).collect();
-    let args = [&["test", "--workspace", "--locked", "--no-fail-fast"][..], &named].concat();
-    command::run_with(cargo, &args, &[("TIDEGATE_IO", "epoll")])
+/// Tests that speak to a gateway through sockets, over the ways that this host does not choose by itself: the other driver,
+/// and both drivers beneath TLS.
+fn over_other_ways(cargo: &str) -> anyhow::Result<()> {
+    let ways: [(&[&str], &[(&str, &str)]); 3] = [
+        (&SPEAK_TO_A_GATEWAY, &[("TIDEGATE_IO", "epoll")]),
+        (&SPEAK_TLS, &[("TIDEGATE_TEST_TLS", "1")]),
+        (&SPEAK_TLS, &[("TIDEGATE_IO", "epoll"), ("TIDEGATE_TEST_TLS", "1")]),
+    ];
+    for (tests, settings) in ways {
+        let named: Vec<&str> = tests.iter().flat_map(|test| ["--test", test]).collect();
+        let args = [&["test", "--workspace", "--locked", "--no-fail-fast"][..], &named].concat();
+        command::run_with(cargo, &args, settings)?;
+    }
+    Ok(())
 }
 
 /// Every order in which the gateway's threads can run, over the one crate that is compiled for it.

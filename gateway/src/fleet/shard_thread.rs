@@ -1,5 +1,6 @@
 //! One shard's thread: opens its driver, runs the worker loop until it is told to stop.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
