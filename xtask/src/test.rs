@@ -30,15 +30,13 @@ pub fn run_all(cargo: &str) -> anyhow::Result<()> {
 /// Tests that speak to a gateway through sockets, over the ways that this host does not choose by itself: the other driver,
 /// and both drivers beneath TLS.
 fn over_other_ways(cargo: &str) -> anyhow::Result<()> {
-    let ways: [(&[&str], &[(&str, &str)]); 3] = [
-        (&SPEAK_TO_A_GATEWAY, &[("TIDEGATE_IO", "epoll")]),
-        (&SPEAK_TLS, &[("TIDEGATE_TEST_TLS", "1")]),
-        (&SPEAK_TLS, &[("TIDEGATE_IO", "epoll"), ("TIDEGATE_TEST_TLS", "1")]),
-    ];
+    let epoll = ("TIDEGATE_IO", "epoll");
+    let tls = ("TIDEGATE_TEST_TLS", "1");
+    let ways = [(&SPEAK_TO_A_GATEWAY[..], vec![epoll]), (&SPEAK_TLS, vec![tls]), (&SPEAK_TLS, vec![epoll, tls])];
     for (tests, settings) in ways {
         let named: Vec<&str> = tests.iter().flat_map(|test| ["--test", test]).collect();
         let args = [&["test", "--workspace", "--locked", "--no-fail-fast"][..], &named].concat();
-        command::run_with(cargo, &args, settings)?;
+        command::run_with(cargo, &args, &settings)?;
     }
     Ok(())
 }
