@@ -237,8 +237,9 @@ impl Engine {
 
     /// Lets those go who are here now, while others come.
     pub(super) fn reopen(&mut self) {
-        if !self.leaving.draining {
-            self.part_from_all(0, CloseCode::Restart, "streams begin anew");
+        match self.leaving.draining {
+            true => self.part_from_all(0, CloseCode::Drain, "drain"),
+            false => self.part_from_all(0, CloseCode::Restart, "streams begin anew"),
         }
     }
 

@@ -71,7 +71,9 @@ impl Client {
             return Err(format!("{name}: ({after}, {upto}] though this connection had {}", view.last));
         }
         view.cover(&mut self.log, (&self.reader, truth), (after, upto), &batch.messages)?;
-        (view.on_conn, view.by_pull) = (Some(view.last), false);
+        // A pull may be far ahead of what comes live.
+        view.by_pull &= upto < view.on_conn.unwrap_or(0);
+        view.on_conn = Some(view.last);
         Ok(())
     }
 

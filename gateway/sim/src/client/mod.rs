@@ -320,11 +320,14 @@ impl Client {
     pub fn asks(&mut self, does: &ClientDoes, bytes: &mut Vec<u8>) {
         let followed = self.views.values().filter(|view| !view.left);
         let places: Vec<(Life, u64)> = followed.map(|view| (view.life.clone(), view.last)).collect();
+        // A place that it brought, and that nobody has confirmed yet, may be wrong.
+        let confirmed = |stream: &str| self.views.get(stream).is_some_and(|view| view.on_conn.is_some());
         if *does == ClientDoes::Ping || places.is_empty() {
             self.ask(Op::Ping(v1::PingOp {}), Asked::Other, bytes);
             return;
         }
         let ((stream, epoch), last) = self.rng.pick(&places).clone();
+        let sure = if confirmed(&stream) { Asked::Other } else { Asked::Daring };
         match does {
             ClientDoes::Head => drop(self.ask(Op::Head(v1::HeadOp { stream }), Asked::Other, bytes)),
             ClientDoes::Sync => {
@@ -334,13 +337,13 @@ impl Client {
             }
             ClientDoes::Read => {
                 let read = v1::ReadOp { stream, epoch, seq: last };
-                self.ask(Op::Read(read), Asked::Other, bytes);
+                self.ask(Op::Read(read), sure, bytes);
             }
             _ => {
                 // Now and then one that never was.
                 let beyond = self.rng.chance(150);
                 let seq = if beyond { last + 1 + self.rng.below(20) } else { last };
-                let asked = if beyond { Asked::Daring } else { Asked::Other };
+                let asked = if beyond { Asked::Daring } else { sure };
                 self.ask(Op::Ack(v1::AckOp { stream, epoch, seq }), asked, bytes);
             }
         }
