@@ -11,19 +11,19 @@
 #![forbid(unsafe_code)]
 
 mod bus;
-mod client;
+pub mod client;
 mod control;
 mod frames;
 mod gateway;
 mod net;
 pub mod plan;
 pub mod planted;
-mod rng;
+pub mod rng;
 pub mod script;
 pub mod shrink;
 mod store;
 pub mod trace;
-mod truth;
+pub mod truth;
 mod wire;
 pub mod world;
 

@@ -276,8 +276,9 @@ impl Client {
         let Some(behind) = track.behind().copied().filter(|behind| behind.request == Some(page.request)) else {
             return self.complain(cx, Some(number), batch.upto, "a page that was not asked for");
         };
-        if batch.after > last || page.next_after != batch.upto {
-            let text = format!("a page of ({}, {}] with next_after {}", batch.after, batch.upto, page.next_after);
+        if batch.after > last || page.next_after != batch.upto || page.head < batch.upto {
+            let (next, head) = (page.next_after, page.head);
+            let text = format!("a page of ({}, {}] with next_after {next} and head {head}", batch.after, batch.upto);
             self.complain(cx, Some(number), last, &text);
         }
         let mut before = 0;
