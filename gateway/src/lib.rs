@@ -32,8 +32,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tidegate_auth::dev::DevRules;
-use tidegate_gateway_core::hub::HubConfig;
+use tidegate_gateway_core::hub::{Compression, HubConfig};
 use tidegate_gateway_core::shard::ShardConfig;
+use tidegate_gateway_ring::thread_cpu_ns;
 use tidegate_gateway_tls::Acceptor;
 use tracing::{info, warn};
 
@@ -119,8 +120,7 @@ impl Gateway {
         let (fleet, shard_threads) = Fleet::start(&shard_plan(&settings)?, &inbox)?;
         let platforms = Arc::new(PlatformTable::default());
         let (link_state, hub_status) = (Arc::new(LinkState::default()), Arc::new(HubStatus::default()));
-        let hub_config =
-            HubConfig { gateway: settings.name.as_str().into(), window_ms: settings.window_ms, ..HubConfig::default() };
+        let hub_config = hub_config(&settings);
         let link = Link {
             target,
             settings: settings.link,
@@ -155,6 +155,7 @@ impl Gateway {
             platforms,
             ping_interval_ms: settings.limits.ping_interval_ms,
             message_bytes_max: settings.limits.message_bytes_max as usize,
+            compression: settings.compression.enabled,
             send_buffer_bytes: Some(settings.limits.send_buffer_bytes).filter(|bytes| *bytes > 0),
         };
         let acceptor = settings.tls.map(|tls| tls.acceptor);
@@ -257,6 +258,17 @@ fn door_threads(bound: Bound, acceptor: Option<&Arc<Acceptor>>) -> Vec<Vec<Liste
     threads
 }
 
+fn hub_config(settings: &Settings) -> HubConfig {
+    let compression = &settings.compression;
+    HubConfig {
+        gateway: settings.name.as_str().into(),
+        window_ms: settings.window_ms,
+        compression: Compression { bytes_min: compression.bytes_min as usize, level: compression.level },
+        cpu_clock: thread_cpu_ns,
+        ..HubConfig::default()
+    }
+}
+
 fn shard_plan(settings: &Settings) -> Result<ShardPlan, StartError> {
     let mut connection_id_secret = [0; 16];
     getrandom::fill(&mut connection_id_secret).map_err(|_| StartError::Random)?;
@@ -269,6 +281,7 @@ fn shard_plan(settings: &Settings) -> Result<ShardPlan, StartError> {
         ping_interval_ms: limits.ping_interval_ms,
         ping_interval_min_ms: PING_INTERVAL_MS_MIN.min(limits.ping_interval_ms),
         ping_interval_max_ms: PING_INTERVAL_MS_MAX.max(limits.ping_interval_ms),
+        cpu_clock: thread_cpu_ns,
         connection_id_secret,
         ..ShardConfig::default()
     };

@@ -46,6 +46,7 @@ impl Collector for Scrape {
         self.tls(&mut page)?;
         self.connections(&mut page)?;
         self.deliveries(&mut page)?;
+        self.compression(&mut page)?;
         self.hub(&mut page)
     }
 }
@@ -137,6 +138,30 @@ impl Scrape {
         page.gauge("shard_queue", "Commands that wait for shards", queued)
     }
 
+    fn compression(&self, page: &mut Page<'_>) -> fmt::Result {
+        let deflate = self.0.hub.stats().deflate;
+        let results = [
+            ("compressed", deflate.compressed),
+            ("reused", deflate.reused),
+            ("unpaid", deflate.unpaid),
+            ("small", deflate.small),
+        ];
+        page.counters("deflate_frames", "Frames that some connection wanted compressed", "result", &results)?;
+        page.counter("deflate_plain_bytes", "Payloads that were compressed", deflate.plain_bytes)?;
+        page.counter("deflate_packed_bytes", "Frames they became", deflate.packed_bytes)?;
+        page.seconds("deflate_cpu_seconds", "CPU of the hub's thread spent on compression", deflate.cpu_ns)?;
+        let sum = |of: fn(&ShardStats) -> u64| self.sum(of);
+        page.counter(
+            "inflate_messages",
+            "Compressed messages of clients",
+            sum(|shard| shard.inflated.messages.value()),
+        )?;
+        page.counter("inflate_packed_bytes", "Their bytes", sum(|shard| shard.inflated.packed_bytes.value()))?;
+        page.counter("inflate_plain_bytes", "What they held", sum(|shard| shard.inflated.plain_bytes.value()))?;
+        let cpu_ns = sum(|shard| shard.inflated.cpu_ns.value());
+        page.seconds("inflate_cpu_seconds", "CPU of the shards spent on unpacking them", cpu_ns)
+    }
+
     fn hub(&self, page: &mut Page<'_>) -> fmt::Result {
         let hub = self.0.hub.stats();
         page.gauge("link_up", "1 while attached to control", self.0.link.is_up().into())?;
@@ -207,6 +232,11 @@ impl Page<'_> {
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         ConstCounter::new(value).encode(self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, ns: u64) -> fmt::Result {
+        let counter = ConstCounter::new(ns as f64 / 1e9);
+        counter.encode(self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
     }
 
     /// One counter per value of a label.

@@ -30,7 +30,7 @@ pub fn ws_codec(data: &[u8]) {
     let deflate = flags & 1 == 1;
     let whole = decode(deflate, [wire]);
     assert_eq!(decode(deflate, wire.chunks(usize::from(*cut) + 1)), whole, "cut every {} bytes", usize::from(*cut) + 1);
-    let mut deflater = deflate.then(|| Deflater::new(ws::WINDOW_BITS_MAX));
+    let mut deflater = deflate.then(|| Deflater::new(ws::WINDOW_BITS_MAX, 3));
     for got in &whole.0 {
         let plain = ws::frame(got.op, &got.payload);
         let packed = deflater.as_mut().map(|deflater| deflater.frame_always(got.op, &got.payload));

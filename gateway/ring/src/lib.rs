@@ -2,7 +2,7 @@
 //!
 //! All of the gateway's `unsafe` lives in this crate. Each module with `unsafe` lists its invariants (`INV-1`, …) in its
 //! header and every block cites the one it relies on. What other crates would need `unsafe` for is offered safely here:
-//! [`own_stream`], [`duplicate`], [`tune`], [`pin_thread`], [`lower_priority`], [`raise_nofile`], [`monotonic`].
+//! [`own_stream`], [`duplicate`], [`tune`], [`pin_thread`], [`lower_priority`], [`raise_nofile`], [`monotonic`], [`thread_cpu_ns`].
 //!
 //! How a connection lives in a ring:
 //!
@@ -30,7 +30,7 @@ mod tag;
 mod thread;
 mod unit;
 
-pub use clock::monotonic;
+pub use clock::{monotonic, thread_cpu_ns};
 pub use config::{ConfigError, RingConfig};
 pub use doorbell::Doorbell;
 pub use driver::{OpenError, RingDriver, RingStats};

@@ -31,7 +31,7 @@ impl fmt::Display for Problem {
 }
 
 /// The sections and their keys. A test keeps this in step with [`Config`].
-const SECTIONS: [(&str, &[&str]); 7] = [
+const SECTIONS: [(&str, &[&str]); 8] = [
     (
         "",
         &[
@@ -47,6 +47,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
             "engine",
             "handshake",
             "auth",
+            "compression",
             "limits",
         ],
     ),
@@ -55,6 +56,7 @@ const SECTIONS: [(&str, &[&str]); 7] = [
     ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin", "io"]),
     ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max"]),
     ("auth", &["keys", "audiences", "issuers", "leeway_s", "dev", "dev_page_ports"]),
+    ("compression", &["enabled", "bytes_min", "level"]),
     ("limits", &["connections_max", "queue_bytes_max", "send_buffer_bytes", "message_bytes_max", "ping_interval_ms"]),
 ];
 
@@ -136,6 +138,8 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     rule((1..=64).contains(&config.engine.front_door_threads), "gateway.engine.front_door_threads", "1 to 64");
     rule((100..=60_000).contains(&config.handshake.deadline_ms), "gateway.handshake.deadline_ms", "100 to 60000");
     rule((100..=60_000).contains(&config.handshake.first_frame_ms), "gateway.handshake.first_frame_ms", "100 to 60000");
+    rule((64..=65_536).contains(&config.compression.bytes_min), "gateway.compression.bytes_min", "64 to 65536");
+    rule((1..=9).contains(&config.compression.level), "gateway.compression.level", "1 to 9");
     rule(config.auth.leeway_s <= LEEWAY_S_MAX, "gateway.auth.leeway_s", "at most 60");
     rule(config.auth.keys.len() <= KEYS_MAX, "gateway.auth.keys", "at most 32 keys");
     let limits = &config.limits;

@@ -48,6 +48,7 @@ pub struct Config {
     pub engine: EngineConfig,
     pub handshake: HandshakeConfig,
     pub auth: AuthConfig,
+    pub compression: CompressionConfig,
     pub limits: LimitsConfig,
 }
 
@@ -177,6 +178,18 @@ pub struct KeyConfig {
     pub file: PathBuf,
 }
 
+/// `[gateway.compression]`: permessage-deflate.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CompressionConfig {
+    /// Whether it is negotiated.
+    pub enabled: bool,
+    /// Frames with less payload are sent plain.
+    pub bytes_min: u32,
+    /// Of zlib, 1 to 9.
+    pub level: u8,
+}
+
 /// `[gateway.limits]`: bounds per connection and node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -208,6 +221,7 @@ impl Default for Config {
             engine: EngineConfig::default(),
             handshake: HandshakeConfig::default(),
             auth: AuthConfig::default(),
+            compression: CompressionConfig::default(),
             limits: LimitsConfig::default(),
         }
     }
@@ -222,6 +236,12 @@ impl Default for LinkConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         EngineConfig { shards: 0, rings_per_shard: 0, slots: 0, front_door_threads: 1, pin: true, io: IoChoice::Auto }
+    }
+}
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        CompressionConfig { enabled: true, bytes_min: 1024, level: 3 }
     }
 }
 

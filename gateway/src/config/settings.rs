@@ -43,6 +43,7 @@ pub struct Settings {
     pub engine: EngineSettings,
     pub handshake: HandshakeSettings,
     pub verifier: Verifier,
+    pub compression: super::CompressionConfig,
     pub limits: super::LimitsConfig,
 }
 
@@ -132,6 +133,7 @@ impl Settings {
                 dev_page_ports: config.auth.dev_page_ports,
             },
             verifier,
+            compression: config.compression,
             limits,
         })
     }

@@ -36,6 +36,8 @@ pub struct Rules {
     pub platforms: Arc<PlatformTable>,
     pub ping_interval_ms: u32,
     pub message_bytes_max: usize,
+    /// Whether permessage-deflate is negotiated.
+    pub compression: bool,
     /// `None`: the kernel's own.
     pub send_buffer_bytes: Option<u32>,
 }
@@ -92,6 +94,7 @@ pub(crate) mod testing {
             platforms: Arc::default(),
             ping_interval_ms: 60_000,
             message_bytes_max: 64 * 1024,
+            compression: true,
             send_buffer_bytes: None,
         }
     }

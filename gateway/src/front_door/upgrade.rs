@@ -69,7 +69,8 @@ pub fn judge(request: &Request<'_>, door: Door, rules: &Rules) -> Result<Upgrade
             (protocol, client_session(request, encoding, rules)?)
         }
     };
-    let deflate = negotiate_deflate(&request.joined("sec-websocket-extensions")?);
+    let offers = request.joined("sec-websocket-extensions")?;
+    let deflate = if rules.compression { negotiate_deflate(&offers) } else { None };
     let (params, extension) = deflate.unzip();
     let response = switching_protocols(&accept, protocol, extension.as_deref());
     Ok(Upgrade { response, params, session })

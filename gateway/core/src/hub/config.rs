@@ -2,6 +2,7 @@
 
 use crate::client::ops::{PAGE_BYTES_MAX, PULL_MESSAGES_MAX};
 use crate::messages::FANOUT_SLICE_MAX;
+use crate::ws::CpuClock;
 
 /// Widest batch window.
 pub const WINDOW_MS_MAX: u32 = 1_000;
@@ -64,6 +65,25 @@ pub struct HubConfig {
     pub fanout_slice: u32,
     /// Clients with a gap pull at a random moment within this span.
     pub gap_jitter_ms: u32,
+    /// For connections that negotiated it.
+    pub compression: Compression,
+    /// What compression costs is counted by it.
+    pub cpu_clock: CpuClock,
+}
+
+/// When and how frames are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compression {
+    /// Smaller payloads stay plain.
+    pub bytes_min: usize,
+    /// From 1, fast, to 9, small. Every stream of the node waits while one is compressed.
+    pub level: u8,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Compression { bytes_min: 1024, level: 3 }
+    }
 }
 
 impl Default for HubConfig {
@@ -76,6 +96,8 @@ impl Default for HubConfig {
             hot_tail_bytes_max: 64 << 20,
             fanout_slice: FANOUT_SLICE_MAX,
             gap_jitter_ms: 500,
+            compression: Compression::default(),
+            cpu_clock: || 0,
         }
     }
 }
@@ -108,6 +130,7 @@ pub struct HubStats {
     pub batch_messages: u64,
     /// Frames encoded for batches, over all classes.
     pub frames_encoded: u64,
+    pub deflate: DeflateStats,
     pub connects: u64,
     pub joins: u64,
     /// Joins and pulls answered without asking control.
@@ -123,4 +146,20 @@ pub struct HubStats {
     pub new_epochs: u64,
     /// Opens and requests refused at a bound.
     pub overloaded: u64,
+}
+
+/// What became of payloads that some connection wanted compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DeflateStats {
+    pub compressed: u64,
+    /// The compressed frame of the same payload was still at hand.
+    pub reused: u64,
+    /// Compressed, and sent plain because it hardly shrank.
+    pub unpaid: u64,
+    /// Too small to be tried.
+    pub small: u64,
+    /// Of those that were compressed: before and after.
+    pub plain_bytes: u64,
+    pub packed_bytes: u64,
+    pub cpu_ns: u64,
 }

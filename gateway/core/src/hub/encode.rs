@@ -4,12 +4,14 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use tidegate_proto::v1;
 
+use super::compress::Compressor;
+use super::config::DeflateStats;
 use super::stream::Classes;
 use crate::client;
 use crate::ids::{Epoch, SeqRange};
 use crate::link::Message;
 use crate::messages::{ClassMask, ConnClass, Encoding, FrameSet, PlatformId};
-use crate::ws::{self, Deflater, OpCode, WINDOW_BITS_MAX};
+use crate::ws::{self, OpCode};
 
 /// What a batch frame says beside its messages.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +23,7 @@ pub(super) struct BatchHead<'a> {
 }
 
 pub(super) struct Encoder {
-    deflater: Deflater,
+    compressor: Compressor,
     /// Every platform seen on this node, for streams whose classes hold a platform that has no bit of its own.
     platforms: [u64; 4],
     pub frames: u64,
@@ -34,8 +36,12 @@ struct Variant {
 }
 
 impl Encoder {
-    pub fn new() -> Encoder {
-        Encoder { deflater: Deflater::new(WINDOW_BITS_MAX), platforms: [0; 4], frames: 0 }
+    pub fn new(compressor: Compressor) -> Encoder {
+        Encoder { compressor, platforms: [0; 4], frames: 0 }
+    }
+
+    pub fn deflate_stats(&self) -> DeflateStats {
+        self.compressor.stats()
     }
 
     pub fn note_platform(&mut self, platform: PlatformId) {
@@ -96,7 +102,7 @@ impl Encoder {
     }
 
     fn finish(&mut self, class: ConnClass, payload: &[u8]) -> Bytes {
-        let compressed = if class.deflate { self.deflater.frame(op_code(class.encoding), payload) } else { None };
+        let compressed = if class.deflate { self.compressor.frame(op_code(class.encoding), payload) } else { None };
         compressed.unwrap_or_else(|| ws::frame(op_code(class.encoding), payload))
     }
 
@@ -109,7 +115,7 @@ impl Encoder {
         payload: &[u8],
     ) {
         self.frames += 1;
-        let compressed = if deflate { self.deflater.frame(op_code(encoding), payload) } else { None };
+        let compressed = if deflate { self.compressor.frame(op_code(encoding), payload) } else { None };
         if plain || compressed.is_none() {
             push(frames, encoding, false, platforms, &ws::frame(op_code(encoding), payload));
         }

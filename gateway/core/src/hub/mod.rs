@@ -18,6 +18,7 @@
 //! (the shards').
 
 mod attach;
+mod compress;
 mod config;
 mod encode;
 mod heal;
@@ -38,6 +39,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use compress::Compressor;
 pub use config::*;
 use encode::Encoder;
 use interest::Forgotten;
@@ -112,7 +114,7 @@ impl Hub {
         Hub {
             streams: Streams::new(seed),
             tails: Tails::new(config.hot_tail_messages, config.hot_tail_bytes_max),
-            encoder: Encoder::new(),
+            encoder: Encoder::new(Compressor::new(config.compression, config.cpu_clock)),
             opens: HashMap::with_hasher(hasher()),
             opens_of: HashMap::with_hasher(hasher()),
             to_ask: VecDeque::new(),
@@ -231,6 +233,7 @@ impl Hub {
             opens_pending: self.opens.len() as u64,
             requests_pending: self.requests.len() as u64,
             frames_encoded: self.encoder.frames,
+            deflate: self.encoder.deflate_stats(),
             ..self.stats
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::client::ops::{IN_FLIGHT_MAX, PAGE_BYTES_MAX};
 use crate::messages::FANOUT_SLICE_MAX;
-use crate::ws::Limits;
+use crate::ws::{CpuClock, Limits};
 
 /// Mailbox items that one turn takes before it looks at its sockets again.
 pub(super) const INBOX_ITEMS_PER_TURN_MAX: usize = 1_024;
@@ -32,6 +32,8 @@ pub(super) const DIRECT_SLACK_BYTES: usize = IN_FLIGHT_MAX * PAGE_BYTES_MAX;
 pub(super) const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// 65,536, and the empty last one that some writers end with: Autobahn's cases 9.3.1 and 9.4.1 do.
 pub(super) const ECHO_FRAGMENTS_MAX: u32 = 65_536 + 1;
+/// Of zlib: what it gains does not matter there.
+pub(super) const ECHO_LEVEL: u8 = 3;
 pub(super) const ECHO_CONTROLS_PER_SECOND_MAX: u32 = 100_000;
 /// Nothing can hold an echo peer back but its own reading, so the bound is far above one message.
 pub(super) const ECHO_QUEUE_BYTES_MAX: usize = 4 * ECHO_MESSAGE_BYTES_MAX;
@@ -66,6 +68,8 @@ pub struct ShardConfig {
     pub ping_interval_ms: u32,
     /// How long a closing connection may take over its close frame and its last bytes.
     pub close_timeout_ms: u32,
+    /// What unpacking costs is counted by it.
+    pub cpu_clock: CpuClock,
     /// Unguessable; names of connections are made from it.
     pub connection_id_secret: [u8; 16],
     /// A closing client that should come back is told to wait for up to so long, at random.
@@ -84,6 +88,7 @@ impl Default for ShardConfig {
             ping_interval_max_ms: 300_000,
             ping_interval_ms: 60_000,
             close_timeout_ms: 2_000,
+            cpu_clock: || 0,
             connection_id_secret: [0; 16],
             reconnect_spread_ms: 2_000,
         }

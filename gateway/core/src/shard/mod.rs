@@ -92,7 +92,8 @@ pub enum Promoted {
 impl<D: Driver> Shard<D> {
     pub fn new(id: ShardId, driver: D, config: ShardConfig, seed: u64) -> Self {
         let engine = Engine::new(id, config, seed, driver.now());
-        Shard { driver, engine, inflater: Inflater::new() }
+        let inflater = Inflater::timed(engine.config.cpu_clock);
+        Shard { driver, engine, inflater }
     }
 
     pub fn stats(&self) -> &Arc<ShardStats> {

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use tidegate_proto::v1;
 
 use super::backlog::{Kind, Queued};
-use super::config::{ECHO_LIMITS, IN_FLIGHT_RETRY_MS};
+use super::config::{ECHO_LEVEL, ECHO_LIMITS, IN_FLIGHT_RETRY_MS};
 use super::engine::Engine;
 use super::slab::{Phase, Slot, flag};
 use crate::client::errors::ErrorCode;
@@ -30,6 +30,7 @@ impl Engine {
         let mut decoder = std::mem::replace(&mut cold.decoder, Decoder::new(false));
         let now = self.clock.now;
         let result = decoder.feed(now, bytes, &limits, inflater, &mut |incoming| self.on_incoming(slot, incoming));
+        self.stats.inflated.note(inflater.inflated());
         let readable = matches!(self.slab.hot(slot).phase, Phase::Open | Phase::CloseSent);
         match result {
             Ok(_) if readable => self.slab.cold_mut(slot).decoder = decoder,
@@ -144,7 +145,7 @@ impl Engine {
         }
         // Compressed whatever it gains: this is what conformance suites negotiate compression to see.
         let deflater = &mut self.kit.deflaters[usize::from(window_bits - WINDOW_BITS_MIN)];
-        let deflater = deflater.get_or_insert_with(|| Box::new(Deflater::new(window_bits)));
+        let deflater = deflater.get_or_insert_with(|| Box::new(Deflater::new(window_bits, ECHO_LEVEL)));
         let frame = deflater.frame_always(op, payload);
         self.enqueue(slot, Queued { frame, kind: Kind::Direct });
     }

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::backlog::Kind;
+use crate::ws::Inflated;
 use crate::ws::close::CloseCode;
 
 /// A number that only its shard changes.
@@ -91,6 +92,27 @@ pub struct ShardStats {
     pub parting: Counter,
     /// A fan-out had no frame for a member's class: a defect of the hub.
     pub frames_missing: Counter,
+    pub inflated: InflatedCounters,
+}
+
+/// Clients' compressed messages.
+#[derive(Debug, Default)]
+pub struct InflatedCounters {
+    pub messages: Counter,
+    pub packed_bytes: Counter,
+    pub plain_bytes: Counter,
+    pub cpu_ns: Counter,
+}
+
+impl InflatedCounters {
+    pub(super) fn note(&self, inflated: &Inflated) {
+        if inflated.messages != self.messages.value() {
+            self.messages.set(inflated.messages);
+            self.packed_bytes.set(inflated.packed_bytes);
+            self.plain_bytes.set(inflated.plain_bytes);
+            self.cpu_ns.set(inflated.cpu_ns);
+        }
+    }
 }
 
 #[derive(Debug, Default)]

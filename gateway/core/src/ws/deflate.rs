@@ -7,8 +7,6 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 use crate::ws::encode::{FIN, OpCode, RSV1, assemble, frame};
 use crate::ws::error::WsError;
 
-/// Below this many bytes a shared frame is not worth compressing.
-pub const DEFLATE_PAYS_BYTES_MIN: usize = 1024;
 /// zlib cannot do raw deflate with a window of 2^8.
 pub const WINDOW_BITS_MIN: u8 = 9;
 pub const WINDOW_BITS_MAX: u8 = 15;
@@ -23,8 +21,9 @@ const FINAL_BLOCKS_MAX: u32 = 1024;
 /// Scratch buffers larger than this are given back after use.
 const SCRATCH_BYTES_KEEP: usize = 128 * 1024;
 const SCRATCH_STEP_BYTES: usize = 4 * 1024;
-/// Middle ground: the batch is compressed once and sent many times, but on the thread that all streams wait for.
-const LEVEL: u32 = 3;
+
+/// Nanoseconds of CPU that the calling thread has used. Handed in, because here is no clock.
+pub type CpuClock = fn() -> u64;
 
 /// Makes compressed server frames. Not cheap (about 300 KB): one per thread and window size.
 #[derive(Debug)]
@@ -34,18 +33,19 @@ pub struct Deflater {
 }
 
 impl Deflater {
-    /// `window_bits` as negotiated for the server's direction; clamped to 9…15.
-    pub fn new(window_bits: u8) -> Self {
+    /// `window_bits` as negotiated for the server's direction, clamped to 9…15; `level` from 1, fast, to 9, small.
+    pub fn new(window_bits: u8, level: u8) -> Self {
         let bits = window_bits.clamp(WINDOW_BITS_MIN, WINDOW_BITS_MAX);
-        Deflater { stream: Compress::new_with_window_bits(Compression::new(LEVEL), false, bits), packed: Vec::new() }
+        let level = Compression::new(level.clamp(1, 9).into());
+        Deflater { stream: Compress::new_with_window_bits(level, false, bits), packed: Vec::new() }
     }
 
-    /// A compressed frame, or `None` if it does not pay: a payload under [`DEFLATE_PAYS_BYTES_MIN`], or no gain.
-    pub fn frame(&mut self, op: OpCode, payload: &[u8]) -> Option<Bytes> {
-        if payload.len() < DEFLATE_PAYS_BYTES_MIN || !is_data(op) || !self.pack(payload) {
+    /// A compressed frame, or `None` if its payload would be more than `packed_bytes_max`. Control frames are never compressed.
+    pub fn frame(&mut self, op: OpCode, payload: &[u8], packed_bytes_max: usize) -> Option<Bytes> {
+        if !is_data(op) || !self.pack(payload) {
             return None;
         }
-        let frame = (self.packed.len() < payload.len()).then(|| assemble(FIN | RSV1 | op.number(), &self.packed));
+        let frame = (self.packed.len() <= packed_bytes_max).then(|| assemble(FIN | RSV1 | op.number(), &self.packed));
         self.trim();
         frame
     }
@@ -53,12 +53,7 @@ impl Deflater {
     /// A frame that is compressed whatever its size, as an echo of compressed messages wants it. Control frames, which are
     /// never compressed, come out plain.
     pub fn frame_always(&mut self, op: OpCode, payload: &[u8]) -> Bytes {
-        if !is_data(op) || !self.pack(payload) {
-            return frame(op, payload);
-        }
-        let frame = assemble(FIN | RSV1 | op.number(), &self.packed);
-        self.trim();
-        frame
+        self.frame(op, payload, usize::MAX).unwrap_or_else(|| frame(op, payload))
     }
 
     /// Leaves the message in `packed`. False: the compressor refused, which zlib reports only for a misused stream.
@@ -96,6 +91,17 @@ impl Deflater {
 pub struct Inflater {
     stream: Decompress,
     out: Vec<u8>,
+    clock: CpuClock,
+    inflated: Inflated,
+}
+
+/// What was unpacked, refused messages included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inflated {
+    pub messages: u64,
+    pub packed_bytes: u64,
+    pub plain_bytes: u64,
+    pub cpu_ns: u64,
 }
 
 impl Default for Inflater {
@@ -107,7 +113,17 @@ impl Default for Inflater {
 impl Inflater {
     /// Understands every window size a client may choose.
     pub fn new() -> Self {
-        Inflater { stream: Decompress::new(false), out: Vec::new() }
+        Inflater::timed(|| 0)
+    }
+
+    /// The same; what it takes is counted by this clock.
+    pub fn timed(clock: CpuClock) -> Self {
+        Inflater { stream: Decompress::new(false), out: Vec::new(), clock, inflated: Inflated::default() }
+    }
+
+    /// Counts since the start.
+    pub fn inflated(&self) -> &Inflated {
+        &self.inflated
     }
 
     /// Unpacks one whole message. More than `out_max` bytes is [`WsError::TooBig`], found before they are allocated.
@@ -118,7 +134,13 @@ impl Inflater {
             return Ok(&self.out);
         }
         self.stream.reset(false);
-        match self.run(packed, out_max) {
+        let begun = (self.clock)();
+        let result = self.run(packed, out_max);
+        self.inflated.messages += 1;
+        self.inflated.packed_bytes += packed.len() as u64;
+        self.inflated.plain_bytes += self.out.len() as u64;
+        self.inflated.cpu_ns += (self.clock)().saturating_sub(begun);
+        match result {
             Ok(()) => Ok(&self.out),
             Err(error) => {
                 self.out = Vec::new();

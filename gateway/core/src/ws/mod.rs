@@ -17,7 +17,7 @@ mod negotiate;
 mod text;
 
 pub use decoder::{Decoder, Incoming, Limits};
-pub use deflate::{DEFLATE_PAYS_BYTES_MIN, Deflater, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
+pub use deflate::{CpuClock, Deflater, Inflated, Inflater, WINDOW_BITS_MAX, WINDOW_BITS_MIN};
 pub use encode::{OpCode, close_frame, frame};
 pub use error::WsError;
 pub use negotiate::{DeflateParams, accept_key, negotiate_deflate};

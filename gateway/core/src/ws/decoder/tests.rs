@@ -282,7 +282,7 @@ fn compressed_messages_of_rfc_7692() {
 
 #[test]
 fn compressed_text_must_be_utf8() {
-    let frame = Deflater::new(15).frame_always(OpCode::Text, b"\xff\xfe");
+    let frame = Deflater::new(15, 3).frame_always(OpCode::Text, b"\xff\xfe");
     let bytes = masked(frame[0], &frame[2..]);
     assert_eq!(feed_all(&mut Decoder::new(true), &LIMITS, [&*bytes]).1, Err(WsError::Utf8));
 }
@@ -337,7 +337,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 fn fragments(op: OpCode, payload: &[u8], cuts: &[usize], deflate: bool) -> (Vec<u8>, usize) {
     let frame;
     let (payload, rsv1) = if deflate {
-        frame = Deflater::new(15).frame_always(op, payload);
+        frame = Deflater::new(15, 3).frame_always(op, payload);
         let head = match frame[1] {
             126 => 4,
             127 => 10,

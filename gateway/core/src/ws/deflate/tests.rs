@@ -17,10 +17,11 @@ fn patterned(len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn small_and_incompressible_payloads_do_not_pay() {
-    let mut deflater = Deflater::new(15);
-    assert_eq!(deflater.frame(OpCode::Text, &[b'a'; DEFLATE_PAYS_BYTES_MIN - 1]), None);
-    assert!(deflater.frame(OpCode::Text, &[b'a'; DEFLATE_PAYS_BYTES_MIN]).is_some());
+fn what_stays_too_big_is_no_frame() {
+    let mut deflater = Deflater::new(15, 3);
+    let packed = payload(&deflater.frame_always(OpCode::Text, &[b'a'; 1024])).len();
+    assert_eq!(deflater.frame(OpCode::Text, &[b'a'; 1024], packed - 1), None);
+    assert!(deflater.frame(OpCode::Text, &[b'a'; 1024], packed).is_some());
     let mut state = 1u32;
     let noise: Vec<u8> = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -28,14 +29,14 @@ fn small_and_incompressible_payloads_do_not_pay() {
     })
     .take(4096)
     .collect();
-    assert_eq!(deflater.frame(OpCode::Binary, &noise), None);
+    assert_eq!(deflater.frame(OpCode::Binary, &noise, noise.len()), None);
     let mut inflater = Inflater::new();
     assert_eq!(inflater.inflate(payload(&deflater.frame_always(OpCode::Binary, &noise)), 4096), Ok(&*noise));
 }
 
 #[test]
 fn an_empty_message_is_one_zero_byte() {
-    let frame = Deflater::new(15).frame_always(OpCode::Text, b"");
+    let frame = Deflater::new(15, 3).frame_always(OpCode::Text, b"");
     assert_eq!(&frame[..], [0xc1, 1, 0]);
     let mut inflater = Inflater::new();
     assert_eq!(inflater.inflate(&[0], 10), Ok(&[][..]));
@@ -44,14 +45,14 @@ fn an_empty_message_is_one_zero_byte() {
 
 #[test]
 fn control_frames_are_never_compressed() {
-    let mut deflater = Deflater::new(15);
-    assert_eq!(deflater.frame(OpCode::Ping, &[0; 2000]), None);
+    let mut deflater = Deflater::new(15, 3);
+    assert_eq!(deflater.frame(OpCode::Ping, &[0; 2000], 2000), None);
     assert_eq!(&deflater.frame_always(OpCode::Ping, b"abc")[..], [0x89, 3, b'a', b'b', b'c']);
 }
 
 #[test]
 fn messages_stand_alone() {
-    let mut deflater = Deflater::new(15);
+    let mut deflater = Deflater::new(15, 3);
     let text = b"the same text compresses to the same bytes, because no context is taken over ".repeat(20);
     let first = deflater.frame_always(OpCode::Text, &text);
     assert_eq!(deflater.frame_always(OpCode::Text, &text), first);
@@ -63,7 +64,7 @@ fn the_negotiated_window_is_kept() {
     let unit = patterned(3000);
     let data = [&unit[..], &unit, &unit].concat();
     for bits in WINDOW_BITS_MIN..=WINDOW_BITS_MAX {
-        let frame = Deflater::new(bits).frame_always(OpCode::Binary, &data);
+        let frame = Deflater::new(bits, 3).frame_always(OpCode::Binary, &data);
         let packed = [payload(&frame), &FLUSH_TAIL].concat();
         let mut stream = Decompress::new_with_window_bits(false, bits);
         let (mut out, mut piece) = (Vec::new(), [0u8; 61]);
@@ -83,14 +84,14 @@ fn the_negotiated_window_is_kept() {
 #[test]
 fn a_bomb_is_stopped_within_the_limit() {
     let zeros = vec![0u8; 16 << 20];
-    let frame = Deflater::new(15).frame_always(OpCode::Binary, &zeros);
+    let frame = Deflater::new(15, 3).frame_always(OpCode::Binary, &zeros);
     assert!(frame.len() < 100_000);
     let mut inflater = Inflater::new();
     for limit in [0, 1, 4095, 4096, 65_536] {
         assert_eq!(inflater.inflate(payload(&frame), limit), Err(WsError::TooBig));
         assert_eq!(inflater.out.capacity(), 0, "given back");
     }
-    let exact = Deflater::new(15).frame_always(OpCode::Binary, &zeros[..65_536]);
+    let exact = Deflater::new(15, 3).frame_always(OpCode::Binary, &zeros[..65_536]);
     assert_eq!(inflater.inflate(payload(&exact), 65_536).map(<[u8]>::len), Ok(65_536));
     assert!(inflater.out.capacity() <= 65_537);
     assert_eq!(inflater.inflate(payload(&exact), 65_535), Err(WsError::TooBig));
@@ -99,7 +100,7 @@ fn a_bomb_is_stopped_within_the_limit() {
 #[test]
 fn large_scratch_is_given_back() {
     let data = patterned(1 << 20);
-    let mut deflater = Deflater::new(15);
+    let mut deflater = Deflater::new(15, 3);
     let frame = deflater.frame_always(OpCode::Binary, &data);
     assert!(deflater.packed.capacity() <= SCRATCH_BYTES_KEEP);
     let mut inflater = Inflater::new();
@@ -111,7 +112,7 @@ fn large_scratch_is_given_back() {
 #[test]
 fn damaged_and_truncated_data_is_corrupt() {
     let data = patterned(5000);
-    let frame = Deflater::new(15).frame_always(OpCode::Binary, &data);
+    let frame = Deflater::new(15, 3).frame_always(OpCode::Binary, &data);
     let packed = payload(&frame);
     let mut inflater = Inflater::new();
     for cut in [1, 2, 10, packed.len() / 2, packed.len() - 2] {
@@ -141,7 +142,7 @@ proptest! {
         ],
         bits in WINDOW_BITS_MIN..=WINDOW_BITS_MAX,
     ) {
-        let frame = Deflater::new(bits).frame_always(OpCode::Binary, &data);
+        let frame = Deflater::new(bits, 3).frame_always(OpCode::Binary, &data);
         prop_assert!(payload(&frame).len() <= packed_bytes_max(data.len()));
         let mut inflater = Inflater::new();
         prop_assert_eq!(inflater.inflate(payload(&frame), data.len()), Ok(&*data));
@@ -155,4 +156,17 @@ proptest! {
         }
         prop_assert!(inflater.out.capacity() <= limit + 1);
     }
+}
+
+#[test]
+fn what_is_unpacked_is_counted_and_so_is_what_is_refused() {
+    use std::cell::Cell;
+    thread_local!(static CPU: Cell<u64> = const { Cell::new(0) });
+    let mut inflater = Inflater::timed(|| CPU.replace(CPU.get() + 5));
+    let frame = Deflater::new(15, 3).frame_always(OpCode::Text, &[b'a'; 1000]);
+    let packed = payload(&frame);
+    assert!(inflater.inflate(packed, 1000).is_ok());
+    assert_eq!(inflater.inflate(packed, 999), Err(WsError::TooBig));
+    let both = Inflated { messages: 2, packed_bytes: 2 * packed.len() as u64, plain_bytes: 2000, cpu_ns: 10 };
+    assert_eq!(*inflater.inflated(), both);
 }
