@@ -116,10 +116,6 @@ impl<D: Driver> Secured<D> {
     pub fn stats(&self) -> Arc<TlsStats> {
         Arc::clone(&self.layer.stats)
     }
-
-    pub fn inner(&mut self) -> &mut D {
-        &mut self.inner
-    }
 }
 
 impl<D: Driver> Driver for Secured<D> {
@@ -166,12 +162,11 @@ impl<D: Driver> Driver for Secured<D> {
     }
 
     fn turn(&mut self, deadline: Option<Now>, on_event: &mut dyn FnMut(Event<'_>)) {
-        let Secured { inner, layer } = self;
-        if layer.flight.has_news() {
-            // What the caller must hear now is no reason to sleep.
-            inner.flush(&mut |event| layer.pass(event, on_event));
-            return layer.land(on_event);
+        // What the caller must hear now is no reason to sleep.
+        if self.layer.flight.has_news() {
+            return self.flush(on_event);
         }
+        let Secured { inner, layer } = self;
         inner.turn(deadline, &mut |event| layer.pass(event, on_event));
         layer.land(on_event);
     }
@@ -307,15 +302,14 @@ impl Layer {
 
     /// The driver took so much of what was sealed. Returns how much the caller hears of.
     fn cut_short(&mut self, token: Token, taken: usize) -> usize {
-        let Some(connection) = self.find(token) else { return taken };
-        let at = connection.sending as usize;
-        let Some(sending) = self.flight.sends.get_mut(at).filter(|sending| sending.token == token) else { return 0 };
+        let Layer { connections, flight, .. } = self;
+        let connection = connections.get_mut(index(token)).and_then(Option::as_deref_mut);
+        let Some(connection) = connection.filter(|connection| connection.token == token) else { return taken };
+        let sending = flight.sends.get_mut(connection.sending as usize);
+        let Some(sending) = sending.filter(|sending| sending.token == token) else { return 0 };
         sending.is_short = true;
-        let (rest, covered) = (sending.sealed.slice(taken..), sending.covered);
-        if let Some(connection) = self.find(token) {
-            connection.rest = rest;
-        }
-        covered.saturating_sub(1)
+        connection.rest = sending.sealed.slice(taken..);
+        sending.covered.saturating_sub(1)
     }
 
     /// After a flush: of what was sealed in part the caller sends the rest when it can.

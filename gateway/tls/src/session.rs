@@ -1,5 +1,6 @@
 //! One connection's TLS, without I/O.
 
+use std::ops::DerefMut;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -189,20 +190,10 @@ impl Session {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     let mut room = room;
                     loop {
-                        let start = out.grow(room);
-                        match write(&mut traffic, out.tail(start)) {
-                            Ok(written) => {
-                                out.cut(start + written);
-                                return Ok(());
-                            }
-                            Err(EncryptError::InsufficientSize(error)) => {
-                                out.cut(start);
-                                room = error.required_size;
-                            }
-                            Err(EncryptError::EncryptExhausted) => {
-                                out.cut(start);
-                                return Err(TlsError::Exhausted);
-                            }
+                        match with_room(out, room, |room| write(&mut traffic, room)) {
+                            Ok(()) => return Ok(()),
+                            Err(EncryptError::InsufficientSize(error)) => room = error.required_size,
+                            Err(EncryptError::EncryptExhausted) => return Err(TlsError::Exhausted),
                         }
                     }
                 }
@@ -221,56 +212,39 @@ type WriteTraffic<'c> = rustls::unbuffered::WriteTraffic<'c, rustls::server::Ser
 /// Appends one message, for which there is always room in the end.
 fn append(out: &mut impl Sealed, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
     let mut room = 0;
-    loop {
-        let start = out.grow(room);
-        match encode(out.tail(start)) {
-            Ok(written) => return out.cut(start + written),
-            Err(EncodeError::InsufficientSize(error)) => {
-                out.cut(start);
-                room = error.required_size;
-            }
-            Err(EncodeError::AlreadyEncoded) => return out.cut(start),
-        }
+    while let Err(EncodeError::InsufficientSize(error)) = with_room(out, room, &mut encode) {
+        room = error.required_size;
     }
+}
+
+/// Offers so many bytes behind what is there, and keeps those that were written: none after an error.
+fn with_room<E>(
+    out: &mut impl Sealed,
+    room: usize,
+    write: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+) -> Result<(), E> {
+    let start = out.len();
+    out.resize(start + room);
+    let written = write(&mut out[start..]);
+    out.resize(start + written.as_ref().map_or(0, |bytes| *bytes));
+    written.map(drop)
 }
 
 /// Where sealed bytes are appended.
-pub trait Sealed {
-    /// Makes room for so many bytes more; returns where they begin.
-    fn grow(&mut self, bytes: usize) -> usize;
-    fn tail(&mut self, start: usize) -> &mut [u8];
-    fn cut(&mut self, len: usize);
+pub trait Sealed: DerefMut<Target = [u8]> {
+    /// Cuts it, or fills it up with zeros.
+    fn resize(&mut self, len: usize);
 }
 
 impl Sealed for Vec<u8> {
-    fn grow(&mut self, bytes: usize) -> usize {
-        let start = self.len();
-        self.resize(start + bytes, 0);
-        start
-    }
-
-    fn tail(&mut self, start: usize) -> &mut [u8] {
-        &mut self[start..]
-    }
-
-    fn cut(&mut self, len: usize) {
-        self.truncate(len);
+    fn resize(&mut self, len: usize) {
+        self.resize(len, 0);
     }
 }
 
 impl Sealed for bytes::BytesMut {
-    fn grow(&mut self, bytes: usize) -> usize {
-        let start = self.len();
-        self.resize(start + bytes, 0);
-        start
-    }
-
-    fn tail(&mut self, start: usize) -> &mut [u8] {
-        &mut self[start..]
-    }
-
-    fn cut(&mut self, len: usize) {
-        self.truncate(len);
+    fn resize(&mut self, len: usize) {
+        self.resize(len, 0);
     }
 }
 
