@@ -85,7 +85,6 @@ fn a_node_out_of_descriptors_refuses_newcomers_and_keeps_the_others() {
 }
 
 #[test]
-#[ignore = "once in some hundred runs beside compilers the node stays full: see Known to fail in docs/testing.md"]
 fn a_place_that_is_given_up_is_given_again() {
     let (dev, mut clients) = full_node();
     drop(clients.pop());

@@ -124,18 +124,21 @@ impl Fleet {
 
     /// A place for one more connection, round robin among the shards that keep up. `None`: the node is full or behind.
     pub fn reserve(self: &Arc<Fleet>) -> Option<Place> {
-        if self.connections() >= self.connections_max {
-            return None;
-        }
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         let count = self.shards.len();
         let shard = (0..count).map(|step| (first + step) % count).find(|shard| self.shards[*shard].reserve())?;
-        Some(Place { fleet: Arc::clone(self), shard, used: false })
+        let place = Place { fleet: Arc::clone(self), shard, used: false };
+        // Counted with this one, so that of two threads that find the last place one at most is given it.
+        (self.connections() <= self.connections_max).then_some(place)
     }
 
     /// Established connections and those on their way to a shard.
     pub fn connections(&self) -> u64 {
-        let each = self.shards.iter().map(|shard| shard.stats.connections.value() + shard.promotions() as u64);
+        // In this order: a promotion is counted as established before it stops being counted as on its way.
+        let each = self.shards.iter().map(|shard| {
+            let on_their_way = shard.promotions() as u64;
+            on_their_way + shard.stats.connections.value()
+        });
         each.sum()
     }
 

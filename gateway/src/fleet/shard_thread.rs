@@ -63,6 +63,7 @@ pub fn start(id: ShardId, plan: &ShardPlan, hub: HubInbox) -> Result<(ShardHandl
     let mailbox = QueueMailbox {
         queue: inbox,
         promotions: Arc::clone(&promotions),
+        taken: 0,
         sleep: Arc::clone(&sleep),
         hub,
         stopping: false,

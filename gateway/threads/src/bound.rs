@@ -25,13 +25,13 @@ impl Bound {
         fits
     }
 
-    /// Exactly what was taken, once.
+    /// Exactly what was taken, once. Who sees by [`Bound::held`] that it is no longer held sees what was done before.
     pub fn give_back(&self, amount: usize) {
-        self.held.fetch_sub(amount, Ordering::Relaxed);
+        self.held.fetch_sub(amount, Ordering::Release);
     }
 
     /// What is held now; what is being refused at this moment counts, too.
     pub fn held(&self) -> usize {
-        self.held.load(Ordering::Relaxed)
+        self.held.load(Ordering::Acquire)
     }
 }

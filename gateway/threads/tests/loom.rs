@@ -202,3 +202,24 @@ fn never_more_is_held_than_the_bound() {
         assert!(bound.take(2) && !bound.take(1));
     });
 }
+
+/// A promotion: the shard counts the connection as established, then gives its reservation back.
+#[test]
+fn what_moves_from_one_count_to_another_is_seen_in_one_of_them() {
+    explore(None, || {
+        let (under_way, established) = (Arc::new(Bound::new(2)), Arc::new(AtomicUsize::new(0)));
+        assert!(under_way.take(1));
+        let shard = {
+            let (under_way, established) = (Arc::clone(&under_way), Arc::clone(&established));
+            thread::spawn(move || {
+                established.store(1, Ordering::Relaxed);
+                under_way.give_back(1);
+            })
+        };
+        // Another reservation between: the order holds over it, too.
+        let taken = under_way.take(1);
+        let others = under_way.held() - usize::from(taken);
+        assert!(others + established.load(Ordering::Relaxed) >= 1);
+        shard.join().unwrap();
+    });
+}
