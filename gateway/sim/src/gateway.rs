@@ -10,8 +10,9 @@ use tidegate_gateway_core::ids::{Now, ShardId, StreamIdx};
 use tidegate_gateway_core::link::{FromLink, PartitionId, ToLink};
 use tidegate_gateway_core::messages::{ToHub, ToShard};
 use tidegate_gateway_core::shard::{ByKind, Mailbox, Shard, ShardConfig, ShardInput};
+use tidegate_gateway_tls::Secured;
 
-use crate::net::{Manners, Net, SimDriver};
+use crate::net::{Arriving, Manners, Net, SimDriver};
 use crate::planted::Seam;
 use crate::rng::Rng;
 use crate::script::MS;
@@ -58,7 +59,7 @@ pub enum Up {
 }
 
 pub struct ShardNode {
-    pub shard: Shard<SimDriver>,
+    pub shard: Shard<Secured<SimDriver>>,
     pub net: Rc<RefCell<Net>>,
     pub mail: Mail,
     pub turn_at: Option<u64>,
@@ -70,7 +71,7 @@ pub struct ShardNode {
 #[derive(Default)]
 pub struct Mail {
     now: u64,
-    inbox: VecDeque<(u64, ShardInput<u32>)>,
+    inbox: VecDeque<(u64, ShardInput<Arriving>)>,
     said: Vec<ToHub>,
     taken: usize,
     fanned_out: bool,
@@ -89,8 +90,8 @@ pub struct Routed {
     pub ephemeral: u64,
 }
 
-impl Mailbox<u32> for Mail {
-    fn next(&mut self) -> Option<ShardInput<u32>> {
+impl Mailbox<Arriving> for Mail {
+    fn next(&mut self) -> Option<ShardInput<Arriving>> {
         let (at, item) = self.inbox.front()?;
         let fanout = matches!(item, ShardInput::Hub(ToShard::Fanout(_)));
         if *at > self.now || self.fanned_out || (fanout && self.taken > 0) {
@@ -183,7 +184,7 @@ impl Mail {
         }
     }
 
-    fn count(&mut self, item: &ShardInput<u32>) {
+    fn count(&mut self, item: &ShardInput<Arriving>) {
         match item {
             ShardInput::Hub(ToShard::AddMember { stream, .. }) => *self.members.entry(*stream).or_default() += 1,
             ShardInput::Hub(ToShard::Fanout(fanout)) => {
@@ -200,7 +201,7 @@ impl Mail {
         }
     }
 
-    pub fn put(&mut self, at: u64, item: ShardInput<u32>) {
+    pub fn put(&mut self, at: u64, item: ShardInput<Arriving>) {
         let at = self.inbox.back().map_or(at, |(last, _)| at.max(*last));
         self.inbox.push_back((at, item));
         self.delay_members();
@@ -217,7 +218,7 @@ impl Link {
 impl ShardNode {
     fn new(id: u16, config: &ShardConfig, (manners, seam): (Manners, Option<Seam>), rng: &mut Rng) -> ShardNode {
         let net = Rc::new(RefCell::new(Net::new(manners, seam, Rng::new(rng.next(), 0))));
-        let shard = Shard::new(ShardId(id), SimDriver(net.clone()), config.clone(), rng.next());
+        let shard = Shard::new(ShardId(id), Secured::new(SimDriver(net.clone())), config.clone(), rng.next());
         let mail = Mail { seam, coin: rng.next(), ..Mail::default() };
         ShardNode { shard, net, mail, turn_at: None, out: VecDeque::new() }
     }

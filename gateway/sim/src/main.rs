@@ -39,6 +39,9 @@ struct Args {
     /// tries each with the seed that docs/testing.md lists.
     #[arg(long)]
     planted: Option<String>,
+    /// All connections speak TLS: the same seeds, over production's TLS layer.
+    #[arg(long)]
+    tls: bool,
     /// Print the failing plan as it is, without making it smaller.
     #[arg(long)]
     no_shrink: bool,
@@ -193,7 +196,7 @@ fn work(shared: &Shared, args: &Args, planted: Option<Planted>) {
             return;
         }
         let trace = if args.trace { Trace::on() } else { Trace::default() };
-        let (outcome, trace) = run(&Plan::of(seed), planted, trace);
+        let (outcome, trace) = run(&plan(seed, args), planted, trace);
         if args.trace {
             print(&trace.lines());
         }
@@ -209,9 +212,13 @@ fn work(shared: &Shared, args: &Args, planted: Option<Planted>) {
     }
 }
 
+fn plan(seed: u64, args: &Args) -> Plan {
+    Plan { tls: args.tls, ..Plan::of(seed) }
+}
+
 /// The failing seed, small, and what happens in it.
 fn explain(seed: u64, planted: Option<Planted>, args: &Args) {
-    let plan = Plan::of(seed);
+    let plan = plan(seed, args);
     let plan = if args.no_shrink { plan } else { shrink(&plan, planted) };
     let (outcome, trace) = run(&plan, planted, Trace::on());
     println!("features: {}", plan.features);
@@ -222,7 +229,7 @@ fn explain(seed: u64, planted: Option<Planted>, args: &Args) {
     println!("trace ({} events):", trace.lines().len());
     print(&trace.lines());
     println!("violation: {}", outcome.violation.unwrap_or_else(|| "none in the smaller plan".to_owned()));
-    println!("replay: cargo xtask sim --seed {seed} --trace");
+    println!("replay: cargo xtask sim --seed {seed} --trace{}", if args.tls { " --tls" } else { "" });
 }
 
 fn print(lines: &[String]) {

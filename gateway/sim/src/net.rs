@@ -4,10 +4,13 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 use tidegate_gateway_core::driver::{CloseHow, Driver, Event, RegisterError, Socket, Token};
 use tidegate_gateway_core::ids::Now;
+use tidegate_gateway_tls::Incoming;
+use tidegate_gateway_tls::testing::{Client as TlsClient, Pki, VERSIONS};
 
 use crate::planted::Seam;
 use crate::rng::Rng;
@@ -17,12 +20,17 @@ const ECONNRESET: i32 = 104;
 /// How long a late completion may take.
 const LATE_NS: u64 = 20 * MS;
 
+/// A `close_notify`, sealed.
+const GOODBYE_BYTES_MAX: usize = 31;
+
 /// Which of the driver's liberties this run takes, in cases of 1,000.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Manners {
     pub short_sends: u64,
     pub late_completions: u64,
     pub split_receives: u64,
+    /// Connections speak TLS. Their handshakes are over: those are the front door's.
+    pub tls: bool,
     /// Descriptors of one shard.
     pub slots: usize,
     /// Bytes that a socket holds for its reader.
@@ -64,7 +72,20 @@ struct Sock {
     reused: bool,
     /// The client will not hear of the close.
     silent: bool,
+    tls: Option<Box<ClientEnd>>,
+    cut_goodbye: bool,
 }
+
+/// The client's end of a TLS connection.
+#[derive(Debug)]
+struct ClientEnd {
+    client: TlsClient,
+    /// The server said that it ends.
+    goodbye: bool,
+}
+
+/// A connection on its way to a shard.
+pub type Arriving = Incoming<u32>;
 
 /// What a client finds at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,17 +115,30 @@ impl Net {
     }
 
     /// A client dials; the number is its socket from now on.
-    pub fn dial(&mut self) -> u32 {
+    pub fn dial(&mut self) -> Arriving {
+        static PKI: OnceLock<Pki> = OnceLock::new();
         self.next += 1;
-        self.socks.insert(self.next, Sock::default());
-        self.next
+        let (tls, session) = match self.manners.tls {
+            false => (None, None),
+            true => {
+                let version = VERSIONS[self.next as usize % VERSIONS.len()];
+                let (session, client) = PKI.get_or_init(Pki::new).connect(version);
+                (Some(Box::new(ClientEnd { client, goodbye: false })), Some(Box::new(session)))
+            }
+        };
+        self.socks.insert(self.next, Sock { tls, ..Sock::default() });
+        Incoming { socket: self.next, session }
     }
 
     /// Bytes from the client that arrive at that time; empty: its end of the stream.
     pub fn client_sends(&mut self, sock: u32, at: u64, bytes: Vec<u8>) {
         if let Some(sock) = self.socks.get_mut(&sock) {
             let at = sock.up.back().map_or(at, |(last, _)| at.max(*last));
-            sock.up.push_back((at, bytes));
+            let Some(tls) = &mut sock.tls else { return sock.up.push_back((at, bytes)) };
+            match bytes.is_empty() {
+                true => sock.up.extend([(at, tls.client.say_goodbye()), (at, bytes)]),
+                false => sock.up.push_back((at, tls.client.say(&bytes))),
+            }
         }
     }
 
@@ -126,11 +160,18 @@ impl Net {
             return (Vec::new(), End::Reset);
         }
         let n = most.min(sock.down.len());
-        let bytes: Vec<u8> = sock.down.drain(..n).collect();
+        let mut bytes: Vec<u8> = sock.down.drain(..n).collect();
+        if let Some(tls) = &mut sock.tls {
+            let (plain, goodbye) = tls.client.hear(&bytes);
+            tls.goodbye |= goodbye;
+            bytes = plain;
+        }
         if n > 0 && sock.blocked {
             sock.writable_at = now + late;
         }
         let end = if sock.over && sock.down.is_empty() { End::Fin } else { End::Open };
+        let told = sock.tls.as_ref().is_none_or(|tls| tls.goodbye);
+        assert!(end != End::Fin || told || sock.cut_goodbye, "a TLS connection that ends without a word");
         (bytes, end)
     }
 
@@ -194,7 +235,10 @@ impl Net {
             }
             sock.down.extend_from_slice(&bytes[..n]);
             if n < bytes.len() {
-                assert!(sock.closed.is_none(), "closed while bytes of it were on their way");
+                // A socket that has no room for the goodbye is closed without: the WebSocket's own close has been said.
+                let goodbye_only = sock.tls.is_some() && bytes.len() <= GOODBYE_BYTES_MAX;
+                assert!(sock.closed.is_none() || goodbye_only, "closed while bytes of it were on their way");
+                sock.cut_goodbye |= sock.closed.is_some();
                 sock.blocked = true;
                 sock.writable_at = self.now + late;
                 let n = match self.seam {

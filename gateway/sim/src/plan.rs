@@ -132,6 +132,8 @@ pub struct Plan {
     pub shape: Shape,
     /// Ordered by time.
     pub script: Vec<(u64, Action)>,
+    /// All connections speak TLS. Asked for, not drawn, so that a seed means the same with it and without.
+    pub tls: bool,
 }
 
 impl Plan {
@@ -148,7 +150,7 @@ impl Plan {
             window_ms: *rng.pick(&[0, 1, 20, 50, 200]),
         };
         let script = script::write(&mut rng, features, shape);
-        Plan { seed, features, shape, script }
+        Plan { seed, features, shape, script, tls: false }
     }
 
     pub fn has(&self, feature: Feature) -> bool {

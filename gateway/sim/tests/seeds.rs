@@ -40,6 +40,17 @@ fn the_code_that_ships_violates_nothing() {
     }
 }
 
+/// What production puts between the worker loop and the sockets of TLS connections, under the same faults.
+#[test]
+fn nor_does_it_over_tls() {
+    for seed in 1..=15 {
+        let plan = Plan { tls: true, ..Plan::of(seed) };
+        let (outcome, _) = run(&plan, None, Trace::default());
+        assert_eq!(outcome.violation, None, "cargo xtask sim --tls --seed {seed}");
+        assert!(outcome.shown > 0, "seed {seed} shows nothing");
+    }
+}
+
 /// Two that are found at once, so that the test stays short; `cargo xtask sim --planted all` looks for every one.
 #[test]
 fn planted_bugs_are_found() {

@@ -18,8 +18,8 @@
 pub mod acceptor;
 pub mod secured;
 pub mod session;
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use acceptor::{Acceptor, ClientCertificates, LoadError, PairFiles, TlsFiles};
 pub use secured::{Incoming, Secured, TlsStats};

@@ -31,6 +31,12 @@ pub struct Pki {
     _folder: tempfile::TempDir,
 }
 
+impl Default for Pki {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Pki {
     pub fn new() -> Pki {
         let folder = tempfile::tempdir().expect("tempdir");
@@ -62,6 +68,7 @@ impl Pki {
 }
 
 /// A client over no network.
+#[derive(Debug)]
 pub struct Client(ClientConnection);
 
 impl Client {

@@ -45,12 +45,13 @@ impl World {
         self.trace.note(now, || format!("client {number} dials gateway {gateway}: {:?}", hello.cursors));
         let life = self.gateways[gateway].life;
         let node = &mut self.gateways[gateway].shards[shard];
-        let sock = node.net.borrow_mut().dial();
+        let arriving = node.net.borrow_mut().dial();
+        let sock = arriving.socket;
         let params = DeflateParams { server_max_window_bits: 15, client_max_window_bits: 15 };
         let params = client.habits.deflate.then_some(params);
         let session = Promoted::Client { hello: Box::new(hello), params };
         let at = now + self.rng.between(200_000, 4 * MS);
-        node.mail.put(at, ShardInput::Promote(Promotion { socket: sock, early: Vec::new(), session }));
+        node.mail.put(at, ShardInput::Promote(Promotion { socket: arriving, early: Vec::new(), session }));
         node.wake(at);
         client.connected(Conn::new((gateway, life, shard, sock), now));
     }

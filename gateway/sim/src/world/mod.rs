@@ -449,6 +449,7 @@ fn manners(plan: &Plan, rng: &mut Rng) -> Manners {
         short_sends: when(Feature::ShortSends, 120),
         late_completions: when(Feature::LateCompletions, 400),
         split_receives: when(Feature::SplitReceives, 300),
+        tls: plan.tls,
         slots: if plan.has(Feature::FewSlots) { plan.shape.clients + 1 } else { 4_096 },
         capacity: if plan.has(Feature::SmallSockets) { rng.between(200, 1_500) as usize } else { 64 << 10 },
     }
