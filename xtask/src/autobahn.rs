@@ -2,7 +2,9 @@
 //! Python 3 runner, which has the same cases.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,6 +12,7 @@ use anyhow::{Context as _, bail};
 use tidegate_load::node::{Addrs, Node};
 
 use crate::command::{self, cache};
+use crate::tls_pipe::TlsPipe;
 use crate::workspace::Workspace;
 
 #[derive(clap::Args)]
@@ -23,6 +26,12 @@ pub struct Args {
     /// How the node serves its connections: auto, uring or epoll.
     #[arg(long, value_name = "DRIVER", default_value = "auto")]
     io: String,
+    /// The node's side of every connection is TLS.
+    #[arg(long)]
+    tls: bool,
+    /// One run after the other over {uring, epoll} × {plain, TLS}.
+    #[arg(long, conflicts_with_all = ["io", "tls"])]
+    all_ways: bool,
 }
 
 /// Verdicts that count as passed. UNIMPLEMENTED is none: compression is part of what we promise.
@@ -34,20 +43,75 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         Some(python) => Suite::original(python)?,
         None => Suite::python3()?,
     };
-    let workspace = Workspace::new()?;
-    let addrs = Addrs::free()?;
-    let echo = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-    let node =
-        Node::dev(&binary, &workspace.data(), &addrs, &workspace.log(), &["--dev-echo", &echo, "--io", &args.io])?;
-    let reports = workspace.folder.join("reports");
-    suite.run(&echo, &args.cases, &reports)?;
-    drop(node);
-    let failed = judge(&reports.join("index.json"))?;
-    if failed > 0 {
-        bail!("{failed} cases failed; reports are in {}", reports.display());
+    let ways = if args.all_ways {
+        ["uring", "epoll"].into_iter().flat_map(|io| [false, true].map(|tls| Way { io, tls })).collect()
+    } else {
+        vec![Way { io: &args.io, tls: args.tls }]
+    };
+    let mut lines = Vec::new();
+    let mut failed = 0;
+    for way in ways {
+        let verdicts = way.run(&binary, &suite, &args.cases)?;
+        failed += verdicts.failed;
+        lines.push(format!("{way}: {verdicts}"));
     }
-    workspace.remove();
+    lines.iter().for_each(|line| println!("{line}"));
+    if failed > 0 {
+        bail!("{failed} verdicts are failures; the reports named above are kept");
+    }
     Ok(())
+}
+
+/// How the node is spoken to.
+struct Way<'a> {
+    io: &'a str,
+    tls: bool,
+}
+
+impl fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {}", self.io, if self.tls { "TLS" } else { "plain" })
+    }
+}
+
+impl Way<'_> {
+    fn run(&self, binary: &Path, suite: &Suite, cases: &[String]) -> anyhow::Result<Verdicts> {
+        let workspace = Workspace::new()?;
+        let addrs = Addrs::free()?;
+        let [echo, tls] = free_addrs()?;
+        let (echo_at, tls_at) = (echo.to_string(), tls.to_string());
+        let listeners = match self.tls {
+            true => vec!["--tls", "--tls-addr", &tls_at, "--dev-echo-tls", &echo_at],
+            false => vec!["--dev-echo", &echo_at],
+        };
+        let more = [&["--io", self.io][..], &listeners].concat();
+        let node = Node::dev(binary, &workspace.data(), &addrs, &workspace.log(), &more)?;
+        let reports = workspace.folder.join("reports");
+        let mut verdicts = if self.tls {
+            let pipe = TlsPipe::start(echo, &workspace.data().join("dev-tls.crt"))?;
+            suite.run(pipe.addr(), cases, &reports)?;
+            Verdicts { tls_sessions: Some(pipe.sessions()), ..Verdicts::read(&reports)? }
+        } else {
+            suite.run(echo, cases, &reports)?;
+            Verdicts::read(&reports)?
+        };
+        drop(node);
+        if verdicts.tls_sessions.is_some_and(|sessions| sessions < verdicts.cases) {
+            println!("{self}: fewer TLS sessions than cases");
+            verdicts.failed += 1;
+        }
+        match verdicts.failed {
+            0 => workspace.remove(),
+            _ => println!("{self}: reports are in {}", reports.display()),
+        }
+        Ok(verdicts)
+    }
+}
+
+/// Free loopback ports. Another process could take one before the node does; then its start fails loudly.
+fn free_addrs() -> anyhow::Result<[SocketAddr; 2]> {
+    let listeners = [TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?];
+    Ok([listeners[0].local_addr()?, listeners[1].local_addr()?])
 }
 
 enum Suite {
@@ -80,7 +144,7 @@ impl Suite {
         Ok(Suite::Python3(runner))
     }
 
-    fn run(&self, echo: &str, cases: &[String], reports: &Path) -> anyhow::Result<()> {
+    fn run(&self, echo: SocketAddr, cases: &[String], reports: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(reports)?;
         let mut command = match self {
             Suite::Original(runner) => {
@@ -97,7 +161,7 @@ impl Suite {
             }
             Suite::Python3(runner) => {
                 let mut command = Command::new(runner);
-                command.arg(echo).arg("--outdir").arg(reports);
+                command.arg(echo.to_string()).arg("--outdir").arg(reports);
                 for case in cases {
                     command.args(["--include", case]);
                 }
@@ -110,28 +174,47 @@ impl Suite {
     }
 }
 
-/// Prints the verdicts and returns how many cases failed.
-fn judge(index: &Path) -> anyhow::Result<usize> {
-    let text = fs::read_to_string(index).with_context(|| format!("the suite wrote no {}", index.display()))?;
-    let agents: BTreeMap<String, BTreeMap<String, serde_json::Value>> = serde_json::from_str(&text)?;
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    let mut failed = 0;
-    for (case, verdict) in agents.values().flatten() {
-        for key in ["behavior", "behaviorClose"] {
-            let word = verdict[key].as_str().unwrap_or("MISSING");
-            if key == "behavior" {
-                *counts.entry(word.to_owned()).or_default() += 1;
-            }
-            if !PASSED.contains(&word) {
-                failed += 1;
-                println!("case {case}: {key} {word}");
+/// What became of the cases of one way.
+#[derive(Default)]
+struct Verdicts {
+    cases: usize,
+    failed: usize,
+    /// Cases by the suite's word.
+    counts: BTreeMap<String, usize>,
+    /// Completed TLS handshakes with the node, where that is what was spoken.
+    tls_sessions: Option<usize>,
+}
+
+impl Verdicts {
+    /// From the suite's index; prints what failed.
+    fn read(reports: &Path) -> anyhow::Result<Verdicts> {
+        let index = reports.join("index.json");
+        let text = fs::read_to_string(&index).with_context(|| format!("the suite wrote no {}", index.display()))?;
+        let agents: BTreeMap<String, BTreeMap<String, serde_json::Value>> = serde_json::from_str(&text)?;
+        let mut verdicts = Verdicts::default();
+        for (case, verdict) in agents.values().flatten() {
+            verdicts.cases += 1;
+            for key in ["behavior", "behaviorClose"] {
+                let word = verdict[key].as_str().unwrap_or("MISSING");
+                if key == "behavior" {
+                    *verdicts.counts.entry(word.to_owned()).or_default() += 1;
+                }
+                if !PASSED.contains(&word) {
+                    verdicts.failed += 1;
+                    println!("case {case}: {key} {word}");
+                }
             }
         }
+        if verdicts.cases == 0 {
+            bail!("no case ran");
+        }
+        Ok(verdicts)
     }
-    let total: usize = counts.values().sum();
-    if total == 0 {
-        bail!("no case ran");
+}
+
+impl fmt::Display for Verdicts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cases, {} failed: {:?}", self.cases, self.failed, self.counts)?;
+        self.tls_sessions.map_or(Ok(()), |sessions| write!(f, ", {sessions} TLS sessions"))
     }
-    println!("{total} cases: {counts:?}");
-    Ok(failed)
 }

@@ -8,6 +8,7 @@ mod coverage;
 mod faults;
 mod sim;
 mod test;
+mod tls_pipe;
 mod workspace;
 
 use std::process::ExitCode;
