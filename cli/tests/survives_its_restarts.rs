@@ -27,6 +27,7 @@ fn kill_nine_loses_nothing() {
     let clock = Clock::start();
     let config = FleetConfig {
         target: dev.addrs.client,
+        tls: None,
         mode: Mode::Follow,
         drain: Drain::Armed,
         ramp_per_second: 1_000.0,
@@ -222,6 +223,7 @@ fn slow_readers_are_told_a_gap_and_end_with_everything() {
     let options = Options {
         target: format!("ws://{}", dev.addrs.client),
         client: dev.addrs.client,
+        tls: None,
         endpoints: Endpoints { grpc: dev.addrs.grpc_url(), api: format!("http://{}", dev.addrs.http) },
         admin: Some(dev.addrs.admin),
         watched: vec![Watched { name: run::BOTH.to_owned(), pid: dev.node.as_ref().expect("running").pid() }],

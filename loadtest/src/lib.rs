@@ -24,5 +24,6 @@ pub mod result;
 pub mod run;
 pub mod scenario;
 pub mod schedule;
+pub mod tls;
 pub mod verdict;
 pub mod ws;

@@ -45,6 +45,8 @@ pub struct RunResult {
     pub loads: Vec<LoadResult>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slow: Option<SlowResult>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub certificate_swap: Option<CertificateSwap>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Server>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,6 +160,15 @@ pub struct SlowResult {
     /// P99 of the other clients before, and while the slow ones did not read.
     pub others_p99_before_ms: f64,
     pub others_p99_during_ms: f64,
+}
+
+/// The gateway's certificate was replaced, and a newcomer was shown the new one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CertificateSwap {
+    /// Files replaced → handshake with the new certificate ended.
+    pub shown_after_ms: f64,
+    /// Handshakes of newcomers until then, that one included.
+    pub handshakes: u64,
 }
 
 /// What the server cost, seen from outside.

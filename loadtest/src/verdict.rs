@@ -25,6 +25,8 @@ pub struct Evidence<'a> {
     pub told_a_gap: Option<u32>,
     /// Why the floor that the scenario asks for was not measured.
     pub no_floor: Option<String>,
+    /// Why newcomers were not shown the certificate that the scenario puts in the place of the first.
+    pub no_swap: Option<String>,
     pub interrupted: bool,
 }
 
@@ -78,6 +80,7 @@ fn wrongs(result: &RunResult, scenario: &Scenario, evidence: &Evidence<'_>) -> V
             reasons.extend(outcome.wrong.texts.iter().take(QUOTED_MAX).map(|text| format!("{name}: {text}")));
         }
     }
+    reasons.extend(evidence.no_swap.clone());
     let connections = &result.connections;
     if connections.failed > 0 {
         reasons.push(format!("{} of {} connections were not established", connections.failed, connections.asked));

@@ -110,6 +110,7 @@ fn plan(args: &Args, population: &Population) -> LoadPlan {
 fn follow(addrs: &Addrs, population: &Arc<Population>, clock: Clock) -> anyhow::Result<Fleet> {
     let config = FleetConfig {
         target: addrs.client,
+        tls: None,
         mode: Mode::Follow,
         drain: Drain::Armed,
         ramp_per_second: 10_000.0,

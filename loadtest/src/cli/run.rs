@@ -23,8 +23,11 @@ pub struct RunArgs {
     servers: Servers,
     /// Starts `tidegate control` and `tidegate gateway` from this binary for the run, on free ports with an empty data
     /// folder below TMPDIR, and ends them after it.
-    #[arg(long, value_name = "BINARY", conflicts_with_all = ["target", "api", "grpc", "admin", "server_pid"])]
+    #[arg(long, value_name = "BINARY", conflicts_with_all = ["target", "api", "grpc", "admin", "server_pid", "ca", "insecure"])]
     serve: Option<PathBuf>,
+    /// Clients connect over TLS, whatever the scenario says.
+    #[arg(long)]
+    tls: bool,
     /// Writes result.json and report.html into this folder, and with --serve the servers' logs.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -37,13 +40,14 @@ pub struct RunArgs {
 }
 
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
-    let scenario = match super::scenario(&args.scenario) {
+    let mut scenario = match super::scenario(&args.scenario) {
         Ok(scenario) => scenario,
         Err(status) => return Ok(status),
     };
+    scenario.connections.tls |= args.tls;
     let stop = Stop::default();
     let interrupt = Interrupt::listen(stop.clone())?;
-    let options = options(&args, &interrupt)?;
+    let options = options(&args, scenario.connections.tls, &interrupt)?;
     let redraw = !args.plain && std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
     summary::announce(&scenario, &options);
     let result = run::run(&scenario, &options, &stop, summary::progress(redraw))?;
@@ -61,12 +65,12 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     Ok(super::status(result.verdict))
 }
 
-fn options(args: &RunArgs, interrupt: &Interrupt) -> anyhow::Result<Options> {
+fn options(args: &RunArgs, tls: bool, interrupt: &Interrupt) -> anyhow::Result<Options> {
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is before 1970")?.as_millis();
     let run = format!("lt{}", millis % 1_000_000_000);
     let binary = std::env::current_exe().context("this program's own file is unknown")?;
-    let Some(tidegate) = &args.serve else { return args.servers.options(run, binary) };
-    let served = Served::start(tidegate, args.out.as_deref())?;
+    let Some(tidegate) = &args.serve else { return args.servers.options(run, binary, tls) };
+    let served = Served::start(tidegate, args.out.as_deref(), tls)?;
     let options = served.options(run, binary);
     interrupt.keep(served);
     Ok(options)

@@ -8,16 +8,24 @@ use tidegate_load::measure::counters::Counters;
 use tidegate_load::measure::discover::listener_pid;
 use tidegate_load::measure::process::Watched;
 use tidegate_load::publish::Endpoints;
-use tidegate_load::run::{BOTH, CONTROL, GATEWAY, Options};
+use tidegate_load::run::{BOTH, CONTROL, GATEWAY, Options, Tls};
+use tidegate_load::tls::{Connector, Trust};
 
 /// The gateway's admin listener unless told otherwise, on the target's host.
 const ADMIN_PORT: u16 = 8081;
 
 #[derive(clap::Args)]
 pub struct Servers {
-    /// The gateway's client listener.
-    #[arg(long, default_value = "ws://127.0.0.1:8080")]
-    target: String,
+    /// The gateway's client listener, over TLS if it begins with wss:// [default: ws://127.0.0.1:8080, over TLS
+    /// wss://127.0.0.1:8443].
+    #[arg(long, value_name = "URL")]
+    target: Option<String>,
+    /// An authority of the gateway's certificate (PEM) [default: whom this machine trusts].
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Accepts any certificate: for tests.
+    #[arg(long, conflicts_with = "ca")]
+    insecure: bool,
     /// Control's REST listener.
     #[arg(long, default_value = "http://127.0.0.1:8090")]
     api: String,
@@ -34,8 +42,17 @@ pub struct Servers {
 }
 
 impl Servers {
-    pub fn options(&self, run: String, binary: PathBuf) -> anyhow::Result<Options> {
-        let client = address(&self.target, "ws://").with_context(|| format!("--target {}", self.target))?;
+    /// `tls`: whether the scenario asks for it; a wss:// target does too.
+    pub fn options(&self, run: String, binary: PathBuf, tls: bool) -> anyhow::Result<Options> {
+        let usual = if tls { "wss://127.0.0.1:8443" } else { "ws://127.0.0.1:8080" };
+        let target = self.target.as_deref().unwrap_or(usual);
+        if tls && target.starts_with("ws://") {
+            bail!("--target {target}: clients are to connect over TLS, to wss://…");
+        }
+        let tls = tls || target.starts_with("wss://");
+        let scheme = if tls { "wss://" } else { "ws://" };
+        let client = address(target, scheme).with_context(|| format!("--target {target}"))?;
+        let tls = tls.then(|| self.tls(host(target, scheme))).transpose()?;
         let grpc = address(&self.grpc, "http://").with_context(|| format!("--grpc {}", self.grpc))?;
         address(&self.api, "http://").with_context(|| format!("--api {}", self.api))?;
         let admin = match &self.admin {
@@ -47,14 +64,24 @@ impl Servers {
             None => Some(SocketAddr::new(client.ip(), ADMIN_PORT)).filter(|admin| Counters::scrape(*admin).is_ok()),
         };
         Ok(Options {
-            target: self.target.clone(),
+            target: target.to_owned(),
             client,
+            tls,
             endpoints: Endpoints { grpc: self.grpc.clone(), api: self.api.clone() },
             admin,
             watched: self.watched(client, grpc)?,
             run,
             binary,
         })
+    }
+
+    fn tls(&self, host: &str) -> anyhow::Result<Tls> {
+        let trust = match &self.ca {
+            Some(file) => Trust::File(file.clone()),
+            None if self.insecure => Trust::Anyone,
+            None => Trust::System,
+        };
+        Ok(Tls { connector: Connector::new(&trust, host)?, successor: None })
     }
 
     fn watched(&self, client: SocketAddr, grpc: SocketAddr) -> anyhow::Result<Vec<Watched>> {
@@ -92,10 +119,20 @@ fn watched(name: &str, pid: u32) -> Watched {
 
 /// The address of `scheme://host:port/…`; the scheme may be left out.
 fn address(url: &str, scheme: &str) -> anyhow::Result<SocketAddr> {
-    let rest = url.strip_prefix(scheme).unwrap_or(url);
-    if rest.contains("://") {
+    if url.strip_prefix(scheme).unwrap_or(url).contains("://") {
         bail!("must begin with {scheme}");
     }
-    let authority = rest.split('/').next().unwrap_or(rest);
-    authority.to_socket_addrs()?.next().context("does not resolve")
+    authority(url, scheme).to_socket_addrs()?.next().context("does not resolve")
+}
+
+fn authority<'a>(url: &'a str, scheme: &str) -> &'a str {
+    let rest = url.strip_prefix(scheme).unwrap_or(url);
+    rest.split('/').next().unwrap_or(rest)
+}
+
+/// The name or address that a certificate must be for.
+fn host<'a>(url: &'a str, scheme: &str) -> &'a str {
+    let authority = authority(url, scheme);
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }

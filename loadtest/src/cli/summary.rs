@@ -113,6 +113,10 @@ fn write_page(page: &mut String, result: &RunResult) -> std::fmt::Result {
             slow.told_a_gap, slow.clients, slow.others_p99_before_ms, slow.others_p99_during_ms
         )?;
     }
+    if let Some(swap) = &result.certificate_swap {
+        let (ms, handshakes) = (swap.shown_after_ms, swap.handshakes);
+        writeln!(page, "certificate   replaced; shown to newcomers {ms:.0} ms later, at their handshake {handshakes}")?;
+    }
     if let Some(server) = &result.server {
         writeln!(page, "server        {}", costs(server))?;
     }

@@ -235,7 +235,7 @@ impl Client {
     }
 
     /// The server cannot be understood any more.
-    fn broken(&self, cx: &mut Context<'_>, what: &str) -> Ending {
+    pub fn broken(&self, cx: &mut Context<'_>, what: &str) -> Ending {
         let uid = cx.shared.population.uid(cx.client);
         cx.shared.tally.find(Kind::Protocol, || format!("{uid} (connection): {what}"));
         Ending::Final

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ramp::{Ramp, pause_us};
+use super::seat::Seat;
 use super::{Desk, Drain, FleetConfig, Judgement, Progress, Wish};
 use crate::client::{Client, Context, Ending, Shared};
 use crate::clock::Clock;
@@ -17,21 +18,6 @@ use crate::population::{ClientNo, Population};
 const SLOW_RECEIVE_BUFFER: u32 = 16 * 1024;
 /// Longest sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-
-#[derive(Debug)]
-struct Seat {
-    client: Client,
-    sock: Option<Sock>,
-    /// Attempts to connect so far.
-    attempt: u32,
-    /// Attempts since it was established.
-    failures: u8,
-    is_paused: bool,
-    is_up: bool,
-    was_up: bool,
-    /// The earliest entry of the client in `timers`.
-    timer_us: u64,
-}
 
 /// What is to be done with a socket, after the events that were reaped with its cause.
 #[derive(Debug)]
@@ -66,19 +52,9 @@ pub(super) struct Ended {
 
 impl Crew {
     pub fn new(config: FleetConfig, population: Arc<Population>, clock: Clock) -> Crew {
-        let seat = |number| Seat {
-            client: Client::new(ClientNo(number), &population),
-            sock: None,
-            attempt: 0,
-            failures: 0,
-            is_paused: false,
-            is_up: false,
-            was_up: false,
-            timer_us: u64::MAX,
-        };
         let connections = population.connections();
         Crew {
-            seats: (0..connections).map(seat).collect(),
+            seats: (0..connections).map(|number| Seat::new(ClientNo(number), &population)).collect(),
             ramp: Ramp::new(connections, config.ramp_per_second, clock.now_us()),
             shared: Shared::new(population, config.mode, config.loads),
             config,
@@ -168,11 +144,10 @@ impl Crew {
             self.timers.pop();
             self.seats[number as usize].timer_us = u64::MAX;
             if self.seats[number as usize].sock.is_some() {
-                let done = self.with_client(number, |client, cx| {
-                    client.timeout(cx);
+                self.with_seat(number, |seat, _, cx| {
+                    seat.client.timeout(cx);
                     Ok(())
                 });
-                debug_assert!(done.is_ok());
             }
         }
     }
@@ -193,11 +168,7 @@ impl Crew {
         match event {
             Event::Reaped => self.now_us = self.clock.now_us(),
             Event::Connected { owner, sock } => {
-                let host = self.config.target;
-                let _ = self.with_client(owner, |client, cx| {
-                    client.open(host, cx);
-                    Ok(())
-                });
+                self.with_seat(owner, |seat, config, cx| seat.open(config.target, config.tls.as_ref(), cx));
                 let reading = match self.config.drain {
                     Drain::Armed => Reading::Multishot,
                     Drain::Timer { .. } => Reading::Armed,
@@ -210,10 +181,8 @@ impl Crew {
                 }
                 self.progress.reads += 1;
                 self.progress.bytes += bytes.len() as u64;
-                match self.with_client(owner, |client, cx| client.input(bytes, cx)) {
-                    Ok(()) => self.check_established(owner),
-                    Err(ending) => self.ended(owner, Some(ending)),
-                }
+                self.with_seat(owner, |seat, config, cx| seat.input(config.target, bytes, cx));
+                self.check_established(owner);
             }
             Event::Ended { owner, sock, .. } => {
                 if self.seats[owner as usize].sock == Some(sock) {
@@ -223,11 +192,12 @@ impl Crew {
         }
     }
 
-    fn with_client(
+    /// Calls a client, sends what it says, and ends its connection if that is what came of it.
+    fn with_seat(
         &mut self,
         number: u32,
-        call: impl FnOnce(&mut Client, &mut Context<'_>) -> Result<(), Ending>,
-    ) -> Result<(), Ending> {
+        call: impl FnOnce(&mut Seat, &FleetConfig, &mut Context<'_>) -> Result<(), Ending>,
+    ) {
         let seat = &mut self.seats[number as usize];
         let mut cx = Context {
             shared: &mut self.shared,
@@ -236,15 +206,24 @@ impl Crew {
             now_us: self.now_us,
             out: &mut self.out,
         };
-        let result = call(&mut seat.client, &mut cx);
-        if let (Some(sock), false) = (seat.sock, self.out.is_empty()) {
-            self.actions.push(Action::Send(number, sock, std::mem::take(&mut self.out)));
-        }
+        let called = call(seat, &self.config, &mut cx);
+        let said = seat.output(&mut cx);
         if let Some(at_us) = seat.client.next_timeout_us().filter(|at_us| *at_us < seat.timer_us) {
             seat.timer_us = at_us;
             self.timers.push(Reverse((at_us, number)));
         }
-        result
+        let sock = seat.sock;
+        let ending = match (called, said) {
+            (called, Ok(said)) => {
+                let said = Some(said).filter(|said| !said.is_empty());
+                self.actions.extend(sock.zip(said).map(|(sock, said)| Action::Send(number, sock, said)));
+                called.err()
+            }
+            (Err(ending), Err(_)) | (Ok(()), Err(ending)) => Some(ending),
+        };
+        if ending.is_some() {
+            self.ended(number, ending);
+        }
     }
 
     fn check_established(&mut self, number: u32) {
@@ -281,7 +260,7 @@ impl Crew {
             self.progress.failed += 1;
             self.ramp.opening -= 1;
         }
-        seat.client.disconnected(&mut self.shared.tally);
+        seat.disconnected(&mut self.shared.tally);
         if !self.config.reconnect || ending == Some(Ending::Final) {
             return;
         }

@@ -2,6 +2,7 @@
 
 mod crew;
 mod ramp;
+mod seat;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use crate::judge::{Findings, Ledger};
 use crate::latency::{Latency, histogram};
 use crate::net::{Bell, NetConfig, Network};
 use crate::population::{Population, StreamNo};
+use crate::tls::Connector;
 
 use crew::{Crew, Ended};
 
@@ -44,6 +46,8 @@ pub enum Mode {
 pub struct FleetConfig {
     /// The gateway's client listener.
     pub target: SocketAddr,
+    /// For TLS; `None`: plain.
+    pub tls: Option<Connector>,
     pub mode: Mode,
     pub drain: Drain,
     /// New connections per second; open loop, but never more than a bounded number of handshakes under way.

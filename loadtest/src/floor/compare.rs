@@ -55,6 +55,8 @@ impl Floors<Fleet> {
         Floors::with(binary, sockets, |target| {
             let config = FleetConfig {
                 target,
+                // The loops are bare of TLS too.
+                tls: None,
                 mode: Mode::Bare,
                 drain,
                 ramp_per_second: RAMP_PER_SECOND,

@@ -64,10 +64,10 @@ impl Buffers {
     /// # Safety
     ///
     /// `id` comes from a completion of this ring whose buffer was not lent before.
-    pub unsafe fn lend<R>(&mut self, id: u16, len: usize, use_it: impl FnOnce(&[u8]) -> R) -> R {
+    pub unsafe fn lend<R>(&mut self, id: u16, len: usize, use_it: impl FnOnce(&mut [u8]) -> R) -> R {
         assert!(id < self.entries && len <= BUFFER_BYTES, "the kernel named buffer {id} with {len} bytes");
         // SAFETY: INV-1 for the bounds just checked, INV-2 for exclusiveness; mapped pages are initialised.
-        let bytes = unsafe { slice::from_raw_parts(self.buffer(id), len) };
+        let bytes = unsafe { slice::from_raw_parts_mut(self.buffer(id), len) };
         let result = use_it(bytes);
         self.push(id);
         self.publish();

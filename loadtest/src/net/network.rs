@@ -55,7 +55,8 @@ pub enum Event<'a> {
     Bytes {
         owner: u32,
         sock: Sock,
-        bytes: &'a [u8],
+        /// Theirs who are told; TLS is opened where it lies.
+        bytes: &'a mut [u8],
     },
     /// It failed to connect, or has ended; `errno` 0: in order. It is to be closed.
     Ended {
@@ -368,7 +369,7 @@ impl Network {
             self.to_arm.push(sock);
         }
         if completion.has_buffer() {
-            let hand_out = |bytes: &[u8]| {
+            let hand_out = |bytes: &mut [u8]| {
                 if open && !bytes.is_empty() {
                     on_event(Event::Bytes { owner, sock, bytes });
                 }

@@ -116,7 +116,7 @@ impl Ring {
     }
 
     /// The bytes of an armed receive. The buffer goes back to the kernel afterwards.
-    pub fn with_bytes<R>(&mut self, completion: Completion, use_it: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    pub fn with_bytes<R>(&mut self, completion: Completion, use_it: impl FnOnce(&mut [u8]) -> R) -> Option<R> {
         let id = cqueue::buffer_select(completion.flags)?;
         let len = usize::try_from(completion.result).unwrap_or(0);
         // SAFETY: INV-2: the completion is consumed here.

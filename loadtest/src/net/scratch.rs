@@ -33,7 +33,7 @@ impl Scratch {
         unsafe { op::read::into_part(slot, part, bytes.as_mut_ptr(), PART_BYTES as u32) }
     }
 
-    pub fn part(&self, part: u16, len: usize) -> &[u8] {
-        &self.0[usize::from(part) * STRIDE..][..len.min(PART_BYTES)]
+    pub fn part(&mut self, part: u16, len: usize) -> &mut [u8] {
+        &mut self.0[usize::from(part) * STRIDE..][..len.min(PART_BYTES)]
     }
 }

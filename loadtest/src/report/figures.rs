@@ -106,6 +106,7 @@ fn groups_of(result: &RunResult) -> Vec<Group> {
         Group { title: "Generator", rows: generator(result) },
         Group { title: "Floor", rows: floor(result) },
         Group { title: "Slow clients", rows: slow(result) },
+        Group { title: "Certificate", rows: certificate(result) },
     ]
 }
 
@@ -194,6 +195,14 @@ fn floor(result: &RunResult) -> Vec<Row> {
     rows.push(Row::new("sockets", count(floor.sockets)));
     rows.push(Row::new("frame", format!("{} B", count(floor.frame_bytes as u64))));
     rows
+}
+
+fn certificate(result: &RunResult) -> Vec<Row> {
+    let Some(swap) = &result.certificate_swap else { return Vec::new() };
+    vec![
+        Row::new("new one shown after", ms_unit(swap.shown_after_ms)),
+        Row::new("newcomers until then", count(swap.handshakes)),
+    ]
 }
 
 fn slow(result: &RunResult) -> Vec<Row> {

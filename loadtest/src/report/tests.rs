@@ -27,6 +27,7 @@ fn least() -> RunResult {
         latency_ms: None,
         loads: Vec::new(),
         slow: None,
+        certificate_swap: None,
         server: None,
         floor: None,
         generator: Generator::default(),

@@ -51,6 +51,11 @@ impl Findings {
             Some(Err(why)) => (None, Some(why)),
             None => (None, None),
         };
+        let (certificate_swap, no_swap) = match self.course.swap.take() {
+            Some(Ok(swap)) => (Some(swap), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
         let mut result = RunResult {
             schema: SCHEMA,
             scenario: scenario.name.clone(),
@@ -72,6 +77,7 @@ impl Findings {
             latency_ms: Percentiles::of_us(&latency.all),
             loads,
             slow: scenario.slow.and_then(|slow| self.slow(slow, &latency)),
+            certificate_swap,
             server: self.server(watch),
             floor,
             generator: self.generator(scenario),
@@ -86,6 +92,7 @@ impl Findings {
             latency: self.judgement.as_ref().map_or(&[], |judged| judged.latency.as_slice()),
             told_a_gap: self.judgement.as_ref().map(|judged| judged.slow_with_gap),
             no_floor,
+            no_swap,
             interrupted: self.interrupted,
         };
         verdict::conclude(&mut result, scenario, &evidence);

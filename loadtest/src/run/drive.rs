@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Run;
+use super::swap::{Swap, Swapped};
 use super::watch::Snapshot;
 use crate::scenario::Slow;
 
@@ -20,6 +21,14 @@ pub struct Border {
     pub to: Snapshot,
 }
 
+/// What happened while messages were published.
+#[derive(Debug)]
+pub struct Driven {
+    pub begin: Snapshot,
+    pub borders: Vec<Border>,
+    pub swap: Option<Swapped>,
+}
+
 /// Where a load is.
 #[derive(Debug)]
 enum Place {
@@ -33,8 +42,8 @@ enum Place {
     Ended,
 }
 
-/// Publishes all loads; the first begins at `base_us`. Gives the moment of the begin too.
-pub fn drive(run: &Run<'_>, base_us: u64) -> (Snapshot, Vec<Border>) {
+/// Publishes all loads; the first begins at `base_us`.
+pub fn drive(run: &Run<'_>, base_us: u64) -> Driven {
     let loads = &run.scenario.loads;
     let mut places: Vec<Place> = loads.iter().map(|_| Place::Waiting).collect();
     for (index, load) in loads.iter().enumerate().filter(|(_, load)| load.after.is_none()) {
@@ -47,7 +56,8 @@ pub fn drive(run: &Run<'_>, base_us: u64) -> (Snapshot, Vec<Border>) {
     let begin = run.watch.snapshot();
     let mut borders = Vec::new();
     let mut pause = Pause::new(run.scenario.slow, base_us);
-    while places.iter().any(|place| !matches!(place, Place::Ended)) || pause.is_open() {
+    let mut swap = Swap::new(run, base_us);
+    while places.iter().any(|place| !matches!(place, Place::Ended)) || pause.is_open() || swap.is_open() {
         if run.stop.is_set() {
             run.publishers.stop();
         }
@@ -55,9 +65,10 @@ pub fn drive(run: &Run<'_>, base_us: u64) -> (Snapshot, Vec<Border>) {
             look(run, load, &mut places, &mut borders);
         }
         pause.look(run);
+        swap.look(run);
         std::thread::sleep(LOOK);
     }
-    (begin, borders)
+    Driven { begin, borders, swap: swap.end() }
 }
 
 fn look(run: &Run<'_>, load: usize, places: &mut [Place], borders: &mut Vec<Border>) {

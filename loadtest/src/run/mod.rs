@@ -9,6 +9,7 @@ mod drive;
 mod pairs;
 mod sampler;
 mod stop;
+mod swap;
 mod watch;
 
 use std::io;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 pub use sampler::Status;
 pub use stop::Stop;
+pub use swap::Successor;
 pub use watch::{BOTH, CONTROL, GATEWAY};
 
 use crate::clock::Clock;
@@ -30,9 +32,11 @@ use crate::publish::{Endpoints, LoadPlan, Published, Publishers};
 use crate::result::{Floor, RunResult};
 use crate::scenario::{Load, Phase, Scenario, To, Until};
 use crate::schedule::Schedule;
+use crate::tls::{Connector, TlsError};
 use compose::Findings;
-use drive::Border;
+use drive::{Border, Driven};
 use sampler::{Sampler, Stage};
+use swap::Swapped;
 use watch::{Snapshot, Watch};
 
 /// Connecting is over when no further client stands for so long, settling when nothing more is shown.
@@ -54,6 +58,8 @@ pub struct Options {
     pub target: String,
     /// The gateway's client listener.
     pub client: SocketAddr,
+    /// `None`: plain.
+    pub tls: Option<Tls>,
     pub endpoints: Endpoints,
     /// The gateway's admin listener.
     pub admin: Option<SocketAddr>,
@@ -65,8 +71,24 @@ pub struct Options {
     pub binary: PathBuf,
 }
 
+/// TLS with the gateway.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub connector: Connector,
+    /// Of a gateway whose certificate can be replaced.
+    pub successor: Option<Successor>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    #[error(
+        "the certificate of {target} is refused; --ca FILE names an authority to trust, --insecure accepts any certificate"
+    )]
+    Certificate { target: String, source: TlsError },
+    #[error("no TLS with {target}")]
+    Tls { target: String, source: TlsError },
+    #[error("[certificate_swap] needs --serve: the certificate files of another gateway are not ours to replace")]
+    ForeignCertificate,
     #[error("the clients could not be started")]
     Fleet(#[source] io::Error),
     #[error("the publishers could not be started")]
@@ -83,6 +105,7 @@ pub fn run(
     show: impl FnMut(&Status) + Send + 'static,
 ) -> Result<RunResult, RunError> {
     let started = SystemTime::now();
+    check_tls(scenario, options)?;
     let population = Arc::new(scenario.population(&options.run));
     let idle = Idle::read(scenario, options);
     let clock = Clock::start();
@@ -107,6 +130,20 @@ pub fn run(
     let (published, judgement, timeline, watch) = run.judge();
     let findings = Findings { connected, memory, course, floor, published, judgement, timeline, interrupted };
     Ok(findings.compose(scenario, options, &watch, started, seconds))
+}
+
+/// Before anything is started: a newcomer must be shown a certificate that he trusts, and one that is to be replaced must
+/// be ours.
+fn check_tls(scenario: &Scenario, options: &Options) -> Result<(), RunError> {
+    let Some(tls) = &options.tls else { return Ok(()) };
+    if scenario.swap_after.is_some() && tls.successor.is_none() {
+        return Err(RunError::ForeignCertificate);
+    }
+    let target = options.target.clone();
+    tls.connector.shown(options.client).map(drop).map_err(|source| match &source {
+        TlsError::Rustls(rustls::Error::InvalidCertificate(_)) => RunError::Certificate { target, source },
+        _ => RunError::Tls { target, source },
+    })
 }
 
 struct Run<'a> {
@@ -136,6 +173,7 @@ struct Course {
     begin: Snapshot,
     end: Snapshot,
     borders: Vec<Border>,
+    swap: Option<Swapped>,
 }
 
 impl Run<'_> {
@@ -166,10 +204,10 @@ impl Run<'_> {
     fn publish(&self) -> Course {
         self.sampler.stage(Stage::Publishing);
         let base_us = self.next_second();
-        let (begin, borders) = drive::drive(self, base_us);
+        let Driven { begin, borders, swap } = drive::drive(self, base_us);
         self.sampler.stage(Stage::Settling);
         self.settle();
-        Course { base_us, begin, end: self.watch.snapshot(), borders }
+        Course { base_us, begin, end: self.watch.snapshot(), borders, swap }
     }
 
     /// Waits until everything that was answered has been shown, or nothing more is.
@@ -283,6 +321,7 @@ fn start_fleet(
     let connections = &scenario.connections;
     let config = FleetConfig {
         target: options.client,
+        tls: options.tls.as_ref().map(|tls| tls.connector.clone()),
         mode: Mode::Follow,
         drain: connections.drain,
         ramp_per_second: connections.ramp_per_second,

@@ -20,6 +20,9 @@ pub fn measure(run: &Run<'_>, pairs: FloorPairs) -> Result<Floor, String> {
     let (Some(fleet), Some(stream)) = (&run.fleet, run.group(load)) else {
         return Err("the floor needs a group with connections".to_owned());
     };
+    if run.options.tls.is_some() {
+        return Err("the floor's bare loops speak no TLS".to_owned());
+    }
     let frame = fleet.sample_frame(stream).ok_or("no frame was seen whose like the floor could send")?;
     let per_second = load.phases[0].per_second;
     let broadcast = Broadcast {

@@ -14,6 +14,7 @@ pub fn check(scenario: &Scenario, problems: &Problems) {
         check_load(load, index, scenario, problems);
     }
     check_slow(scenario, problems);
+    check_swap(scenario, problems);
     check_floor(scenario, problems);
     if scenario.connections.count == 0 && scenario.loads.is_empty() && problems.is_empty() {
         problems.add("", "a scenario needs connections.count above 0 or a [[publish]]");
@@ -81,10 +82,25 @@ fn check_slow(scenario: &Scenario, problems: &Problems) {
     }
 }
 
+fn check_swap(scenario: &Scenario, problems: &Problems) {
+    if scenario.swap_after.is_none() {
+        return;
+    }
+    if !scenario.connections.tls {
+        problems.add("certificate_swap", "needs connections.tls = true");
+    }
+    if scenario.loads.is_empty() {
+        problems.add("certificate_swap", "is dated from the begin of the first [[publish]], and there is none");
+    }
+}
+
 /// The floor sends what the product sends: one group with everybody, one message after the other.
 fn check_floor(scenario: &Scenario, problems: &Problems) {
     if scenario.floor.is_none() {
         return;
+    }
+    if scenario.connections.tls {
+        problems.add("floor", "the bare loops speak no TLS");
     }
     if scenario.slow.is_some() {
         problems.add("floor", "cannot be compared while [slow] clients do not read");

@@ -36,6 +36,8 @@ pub struct Scenario {
     pub groups: Vec<GroupClass>,
     pub loads: Vec<Load>,
     pub slow: Option<Slow>,
+    /// When the gateway's certificate is replaced, after the first load's begin.
+    pub swap_after: Option<Duration>,
     pub floor: Option<FloorPairs>,
     pub generator: GeneratorLimits,
     pub thresholds: Vec<Threshold>,
@@ -46,6 +48,8 @@ pub struct Scenario {
 #[derive(Clone, Debug)]
 pub struct Connections {
     pub count: u32,
+    /// Over TLS.
+    pub tls: bool,
     /// New connections per second.
     pub ramp_per_second: f64,
     pub drain: Drain,

@@ -56,6 +56,7 @@ fn scenario(mut root: Section<'_>, text: &str) -> Scenario {
         root.sections("groups").into_iter().map(|section| group_class(section, connections.count)).collect();
     let loads = loads(&mut root, &groups);
     let slow = root.section("slow").map(slow);
+    let swap_after = root.section("certificate_swap").map(certificate_swap);
     let floor = root.section("floor").map(floor);
     let generator = generator(root.section("generator"), connections.drain);
     let may = Measurable {
@@ -81,6 +82,7 @@ fn scenario(mut root: Section<'_>, text: &str) -> Scenario {
         groups,
         loads,
         slow,
+        swap_after,
         floor,
         generator,
         thresholds,
@@ -91,6 +93,7 @@ fn scenario(mut root: Section<'_>, text: &str) -> Scenario {
 fn no_connections() -> Connections {
     Connections {
         count: 0,
+        tls: false,
         ramp_per_second: RAMP_PER_SECOND,
         drain: Drain::Armed,
         hold: Duration::ZERO,
@@ -101,6 +104,7 @@ fn no_connections() -> Connections {
 fn connections(mut section: Section<'_>) -> Connections {
     let count = section.integer("count", 0..=CONNECTIONS_MAX);
     let count = section.required("count", count).unwrap_or(0) as u32;
+    let tls = section.flag("tls").unwrap_or(false);
     let ramp_per_second = section.number("ramp_per_second", 1.0..=1_000_000.0).unwrap_or(RAMP_PER_SECOND);
     let timer = section.choice("drain", &[("armed", false), ("timer", true)]).unwrap_or(false);
     let drain_ms = section.integer("drain_ms", 1..=10_000);
@@ -113,6 +117,7 @@ fn connections(mut section: Section<'_>) -> Connections {
     section.end();
     Connections {
         count,
+        tls,
         ramp_per_second,
         drain: if timer { Drain::Timer { every } } else { Drain::Armed },
         hold,
@@ -230,6 +235,13 @@ fn slow(mut section: Section<'_>) -> Slow {
     let for_time = seconds(section.required("for_s", for_s).unwrap_or(1.0));
     section.end();
     Slow { count, after, for_time }
+}
+
+fn certificate_swap(mut section: Section<'_>) -> Duration {
+    let after_s = section.number("after_s", 0.0..=DAY_S);
+    let after = seconds(section.required("after_s", after_s).unwrap_or(0.0));
+    section.end();
+    after
 }
 
 fn floor(mut section: Section<'_>) -> FloorPairs {

@@ -6,6 +6,7 @@ about = "every key"
 seed = 7
 [connections]
 count = 500
+tls = true
 ramp_per_second = 1000
 drain = "timer"
 drain_ms = 20
@@ -44,6 +45,8 @@ phases = [{ name = "fast", per_second = 0, messages = 100 }]
 count = 5
 after_s = 1
 for_s = 2.5
+[certificate_swap]
+after_s = 5
 [generator]
 loop_lag_p99_ms_max = 100
 publish_lag_p99_ms_max = 10
@@ -83,6 +86,7 @@ fn with(from: &str, to: &str) -> Vec<String> {
 fn every_key_is_read() {
     let scenario = Scenario::parse(WHOLE).expect("valid");
     assert_eq!(scenario.connections.drain, crate::fleet::Drain::Timer { every: Duration::from_millis(20) });
+    assert_eq!((scenario.connections.tls, scenario.swap_after), (true, Some(Duration::from_secs(5))));
     assert_eq!(scenario.groups[1].members, 500, "members follow from the connections");
     assert_eq!(scenario.loads[1].after, Some(0));
     assert_eq!((scenario.loads[0].to, scenario.loads[1].to), (To::Groups(0), To::Streams(10)));
@@ -196,6 +200,8 @@ fn impossible_numbers_are_refused() {
         ("via = \"rest\"", "via = \"rest\"\nin_flight = 5000", "publish[1].in_flight"),
         ("per_second = 200.0\nfor_s = 30.0", "per_second = 0.1\nfor_s = 1", "publish[0].phases[0].for_s"),
         ("drain = \"timer\"", "drain = \"armed\"", "connections.drain_ms"),
+        ("tls = true", "tls = false", "certificate_swap: needs"),
+        ("after_s = 5", "after_s = -5", "certificate_swap.after_s"),
         ("cpu_percent_max = 90", "cpu_percent_max = 101", "generator.cpu_percent_max"),
     ] {
         let found = with(from, to);
@@ -232,6 +238,7 @@ fn a_floor_needs_one_group_with_everybody() {
     assert!(Scenario::parse(text).is_ok());
     assert!(problems(&text.replace("count = 1\n", "count = 2\n"))[0].starts_with("publish[0].to: [floor] needs"));
     assert!(problems(&text.replace("for_s = 2", "messages = 2"))[0].contains("say for_s"));
+    assert!(problems(&text.replace("count = 10", "count = 10\ntls = true"))[0].starts_with("floor: "));
     assert!(problems(&text.replace("per_second = 5", "per_second = 0"))[0].contains("needs a spacing"));
     assert!(problems(&text.replace("to = \"all\"", "to = \"all\"\nvia = \"rest\""))[0].contains("needs \"stream\""));
 }

@@ -78,6 +78,7 @@ fn kept() -> RunResult {
             ],
         }],
         slow: Some(SlowResult { clients: 2, told_a_gap: 2, others_p99_before_ms: 4.0, others_p99_during_ms: 14.0 }),
+        certificate_swap: None,
         server: Some(Server { rss_bytes_per_connection: Some(399.0), ..Server::default() }),
         floor: None,
         generator: Generator { drain: "armed".into(), ..Generator::default() },
@@ -114,6 +115,7 @@ fn judged(change: impl FnOnce(&mut RunResult, &mut Found)) -> RunResult {
         latency: std::slice::from_ref(&found.latency),
         told_a_gap: Some(found.gaps),
         no_floor: None,
+        no_swap: None,
         interrupted: found.interrupted,
     };
     let scenario = Scenario::parse(SCENARIO).expect("valid");
@@ -275,6 +277,7 @@ fn half_the_interval_is_its_width_to_one_side() {
         latency: &[],
         told_a_gap: None,
         no_floor: None,
+        no_swap: None,
         interrupted: false,
     };
     let half = measured(Metric::FloorHalfWidth, &result, &evidence).expect("measured");

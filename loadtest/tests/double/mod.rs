@@ -13,11 +13,20 @@ mod sequencer;
 mod socket;
 mod wrongs;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tempfile::TempDir;
+use tidegate_load::tls::{Pair, PairFiles};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 
 pub use fault::{Fault, How, Pulls};
 pub use sequencer::Planted;
@@ -29,12 +38,38 @@ pub struct Double {
     pub client: SocketAddr,
     pub http: SocketAddr,
     pub grpc: SocketAddr,
+    /// A file with its certificate, if it speaks TLS.
+    pub authority: Option<PathBuf>,
+    folder: Option<TempDir>,
     hub: Hub,
     runtime: Option<Runtime>,
 }
 
 impl Double {
     pub fn start(fault: Fault) -> Double {
+        Double::listen(fault, None, None)
+    }
+
+    /// Its gateway side speaks TLS, with a certificate of its own.
+    pub fn over_tls(fault: Fault) -> Double {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = PairFiles { certificate: folder.path().join("tls.crt"), key: folder.path().join("tls.key") };
+        let pair = Pair::self_signed(IpAddr::from([127, 0, 0, 1])).expect("a pair");
+        pair.write(&files).expect("written");
+        let key = PrivateKeyDer::from_pem_file(&files.key).expect("a key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![pair.certificate().clone()], key)
+            .expect("a pair that fits");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let mut double = Double::listen(fault, Some(acceptor), Some(files.certificate));
+        double.folder = Some(folder);
+        double
+    }
+
+    fn listen(fault: Fault, tls: Option<TlsAcceptor>, authority: Option<PathBuf>) -> Double {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("double")
@@ -50,12 +85,12 @@ impl Double {
             let addrs: Vec<SocketAddr> = listeners.iter().map(|l| l.local_addr().expect("bound")).collect();
             let mut listeners = listeners.into_iter();
             let mut listener = || listeners.next().expect("three listeners");
-            tokio::spawn(socket::serve(listener(), hub.clone()));
+            tokio::spawn(socket::serve(listener(), tls, hub.clone()));
             tokio::spawn(rest::serve(listener(), hub.clone()));
             tokio::spawn(grpc::serve(listener(), hub.clone()));
             (addrs[0], addrs[1], addrs[2])
         });
-        Double { client, http, grpc, hub, runtime: Some(runtime) }
+        Double { client, http, grpc, authority, folder: None, hub, runtime: Some(runtime) }
     }
 
     /// What was done wrong so far, in order.

@@ -10,10 +10,10 @@ use tidegate_proto::v1::{
     ClientFrame, ConnectOp, Error, JoinOp, Ok as Answer, PullOp, PullResult, ServerFrame, Session, client_frame::Op,
     ok, server_frame::Body,
 };
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
 
 use super::fault::{Fault, How, Pulls};
 use super::hub::Hub;
@@ -28,12 +28,12 @@ const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-pub async fn serve(listener: TcpListener, hub: Hub) {
+pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, hub: Hub) {
     while let Ok((stream, _)) = listener.accept().await {
-        let hub = hub.clone();
+        let (tls, hub) = (tls.clone(), hub.clone());
         tokio::spawn(async move {
             // A client that goes away in the middle of anything is its own affair.
-            let _ = connection(stream, hub).await;
+            let _ = accepted(stream, tls, hub).await;
         });
     }
 }
@@ -65,8 +65,18 @@ fn frame(op: u8, payload: &[u8]) -> Bytes {
     bytes.into()
 }
 
-async fn connection(mut stream: TcpStream, hub: Hub) -> std::io::Result<()> {
+async fn accepted(stream: TcpStream, tls: Option<TlsAcceptor>, hub: Hub) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
+    match tls {
+        Some(tls) => connection(tls.accept(stream).await?, hub).await,
+        None => connection(stream, hub).await,
+    }
+}
+
+async fn connection<S>(mut stream: S, hub: Hub) -> std::io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut buffer = BytesMut::with_capacity(4096);
     let head_end = loop {
         if let Some(at) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
@@ -84,8 +94,13 @@ async fn connection(mut stream: TcpStream, hub: Hub) -> std::io::Result<()> {
             stream.write_all(response.as_bytes()).await?;
             let (outbox, queue) = mpsc::channel(OUTBOX_MAX);
             let number = hub.lock().enter(uid, outbox);
-            let (reader, writer) = stream.into_split();
-            let writing = tokio::spawn(write(writer, queue, hub.clone()));
+            let (reader, mut writer) = split(stream);
+            let of_writer = hub.clone();
+            let writing = tokio::spawn(async move {
+                let written = write(&mut writer, queue, of_writer).await;
+                // The client hears of the end although the other half still reads.
+                writer.shutdown().await.and(written)
+            });
             let read = read(reader, buffer, number, &hub).await;
             hub.lock().leave(number);
             // Its queue ends with the connection's entry.
@@ -127,7 +142,11 @@ fn upgrade(head: &str, fault: Fault) -> Result<(String, String), String> {
     Ok((uid.to_owned(), response))
 }
 
-async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Out>, hub: Hub) -> std::io::Result<()> {
+async fn write(
+    writer: &mut (impl AsyncWrite + Unpin),
+    mut queue: mpsc::Receiver<Out>,
+    hub: Hub,
+) -> std::io::Result<()> {
     writer.write_all(&frame(PING, b"?")).await?;
     while let Some(out) = queue.recv().await {
         hub.moving().await;
@@ -140,7 +159,12 @@ async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Out>, hub: 
     Ok(())
 }
 
-async fn read(mut reader: OwnedReadHalf, mut buffer: BytesMut, number: ConnectionNo, hub: &Hub) -> std::io::Result<()> {
+async fn read(
+    mut reader: impl AsyncRead + Unpin,
+    mut buffer: BytesMut,
+    number: ConnectionNo,
+    hub: &Hub,
+) -> std::io::Result<()> {
     loop {
         while let Some((op, payload)) = take_frame(&mut buffer) {
             hub.moving().await;

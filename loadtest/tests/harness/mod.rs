@@ -82,7 +82,13 @@ pub fn judged(fault: Fault, room: Room) -> Outcome {
 }
 
 pub fn run(double: &Double, scenario: &str) -> Outcome {
-    let started = Started::new(double, scenario, &["--plain"]);
+    let authority = double.authority.as_ref().map(|file| file.to_str().expect("UTF-8"));
+    run_trusting(double, scenario, &authority.map_or_else(Vec::new, |file| vec!["--ca", file]))
+}
+
+/// `trusting`: whom clients trust, where TLS is spoken.
+pub fn run_trusting(double: &Double, scenario: &str, trusting: &[&str]) -> Outcome {
+    let started = Started::new(double, scenario, &[&["--plain"][..], trusting].concat());
     let folder = started.out();
     let ended = started.child.wait_with_output().expect("it ends");
     let words = || format!("{}\n{}", String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
@@ -105,9 +111,10 @@ impl Started {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("scenario.toml");
         std::fs::write(&file, scenario).expect("written");
+        let scheme = if double.authority.is_some() { "wss" } else { "ws" };
         let child = command(&file)
             .arg("--target")
-            .arg(format!("ws://{}", double.client))
+            .arg(format!("{scheme}://{}", double.client))
             .arg("--api")
             .arg(format!("http://{}", double.http))
             .arg("--grpc")
