@@ -2,4 +2,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod command;
 pub mod no_uring;
+pub mod servers;

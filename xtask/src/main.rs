@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod autobahn;
-mod command;
 mod coverage;
 mod faults;
 mod sim;
@@ -14,7 +13,7 @@ mod workspace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::no_uring;
+use xtask::{command, no_uring, servers};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Tidegate's own commands")]
@@ -35,6 +34,8 @@ enum Command {
     Sim(sim::Args),
     /// Runs Autobahn's WebSocket cases against the echo listener (needs Python 3 with venv).
     Autobahn(autobahn::Args),
+    /// Real Kafka, Redis, PostgreSQL, etcd and OpenSearch on loopback, for tests of adapters: `up`, `down`, `status`.
+    Servers(servers::Args),
     /// Runs a command where io_uring is forbidden, as in most containers: `cargo xtask no-uring -- COMMAND…`.
     NoUring(no_uring::Args),
 }
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         Command::Faults(args) => faults::run(&args),
         Command::Sim(args) => sim::run(&args),
         Command::Autobahn(args) => autobahn::run(&args),
+        Command::Servers(args) => servers::run(&args),
         Command::NoUring(args) => no_uring::run(&args),
     };
     match done {
