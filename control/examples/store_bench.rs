@@ -1,11 +1,12 @@
-//! How fast the embedded store commits and reads.
+//! How fast a store commits and reads: the embedded one, or the one in PostgreSQL.
 //!
 //! ```text
-//! cargo run --release -p tidegate-control --example store_bench -- [DIR] [--seconds 10] [--streams 1000] [--batch 4000] [--keys 0|1]
+//! cargo run --release -p tidegate-control --example store_bench -- [DIR] [--seconds 10] [--streams 1000] [--batch 4000] [--keys 0|1] [--bytes 200]
+//! cargo run --release -p tidegate-control --example store_bench -- --postgres URL …
 //! ```
 //!
 //! Prints records per second for batches, the latency of single-record commits, what opening costs, and pages per second
-//! from memory and from the log.
+//! from memory and from the log. In PostgreSQL it fills the schema `store_bench`, and leaves it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use smallvec::{SmallVec, smallvec};
 use tidegate_control::adapters::embedded::{EmbeddedOptions, EmbeddedStore};
+use tidegate_control::adapters::postgres::{PostgresOptions, PostgresStore};
 use tidegate_control_core::domain::record::Dedup;
 use tidegate_control_core::domain::{
     Append, Body, Content, Epoch, Fingerprint, MessageId, Place, Priority, Record, Seq, StreamKey, Timestamp,
@@ -29,19 +31,33 @@ struct Arguments {
     streams: usize,
     batch: usize,
     keys: bool,
+    bytes: usize,
+    postgres: Option<String>,
 }
 
 fn arguments() -> Result<Arguments> {
-    let mut parsed =
-        Arguments { dir: PathBuf::from("store-bench-data"), seconds: 10, streams: 1_000, batch: 4_000, keys: true };
+    let mut parsed = Arguments {
+        dir: PathBuf::from("store-bench-data"),
+        seconds: 10,
+        streams: 1_000,
+        batch: 4_000,
+        keys: true,
+        bytes: 200,
+        postgres: None,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        if word == "--postgres" {
+            parsed.postgres = Some(words.next().context("a URL must follow")?);
+            continue;
+        }
         let mut number = || -> Result<usize> { Ok(words.next().context("a number must follow")?.parse()?) };
         match word.as_str() {
             "--seconds" => parsed.seconds = number()? as u64,
             "--streams" => parsed.streams = number()?,
             "--batch" => parsed.batch = number()?,
             "--keys" => parsed.keys = number()? != 0,
+            "--bytes" => parsed.bytes = number()?,
             other if other.starts_with("--") => bail!("unknown option {other}"),
             dir => parsed.dir = PathBuf::from(dir),
         }
@@ -49,11 +65,12 @@ fn arguments() -> Result<Arguments> {
     Ok(parsed)
 }
 
-/// Makes what a sequencer would hand over: 200 B of text, a key of the caller's, one place.
+/// Makes what a sequencer would hand over: some text, a key of the caller's, one place.
 struct Source {
     streams: Vec<StreamKey>,
     seqs: Vec<u64>,
     keys: bool,
+    bytes: usize,
     next: u64,
     started: Instant,
 }
@@ -76,7 +93,7 @@ impl Source {
             client_msg_id: "".into(),
             kind: "text".into(),
             title: "".into(),
-            content: Content::Text("x".repeat(200).into()),
+            content: Content::Text("x".repeat(self.bytes).into()),
             metadata: "".into(),
             ts: Timestamp(1_790_000_000_000 + self.started.elapsed().as_millis() as i64),
             priority: Priority::Normal,
@@ -90,16 +107,24 @@ impl Source {
     }
 }
 
+impl Source {
+    fn new(arguments: &Arguments) -> Result<Source> {
+        let streams = (0..arguments.streams).map(|n| format!("u:user{n}").parse()).collect::<Result<Vec<_>, _>>()?;
+        let seqs = vec![0; arguments.streams];
+        Ok(Source { streams, seqs, keys: arguments.keys, bytes: arguments.bytes, next: 0, started: Instant::now() })
+    }
+}
+
 fn main() -> Result<()> {
     let arguments = arguments()?;
+    let mut source = Source::new(&arguments)?;
+    if let Some(url) = &arguments.postgres {
+        return postgres(url, &mut source, &arguments);
+    }
     if arguments.dir.exists() {
         bail!("{} exists already", arguments.dir.display());
     }
     let mut store = EmbeddedStore::open(&arguments.dir, EmbeddedOptions::default())?;
-    let streams = (0..arguments.streams).map(|n| format!("u:user{n}").parse()).collect::<Result<Vec<_>, _>>()?;
-    let seqs = vec![0; arguments.streams];
-    let mut source = Source { streams, seqs, keys: arguments.keys, next: 0, started: Instant::now() };
-
     single_commits(&mut store, &mut source)?;
     batches(&mut store, &mut source, &arguments)?;
     pages(&store, &source, "pages of recent messages")?;
@@ -124,7 +149,19 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn single_commits(store: &mut EmbeddedStore, source: &mut Source) -> Result<()> {
+/// Streams begin at their first message, so what an earlier run left is in the way.
+fn postgres(url: &str, source: &mut Source, arguments: &Arguments) -> Result<()> {
+    let options = PostgresOptions { schema: "store_bench".to_owned(), ..PostgresOptions::new(url.parse()?) };
+    let mut store = PostgresStore::open(options)?;
+    if store.last_lsn().0 != 0 {
+        bail!("drop the schema store_bench first");
+    }
+    single_commits(&mut store, source)?;
+    batches(&mut store, source, arguments)?;
+    pages(&store, source, "pages of recent messages")
+}
+
+fn single_commits(store: &mut impl MessageStore, source: &mut Source) -> Result<()> {
     let mut times: Vec<Duration> = Vec::with_capacity(SINGLE_COMMITS);
     for _ in 0..SINGLE_COMMITS {
         let batch = source.batch(1);
@@ -138,7 +175,7 @@ fn single_commits(store: &mut EmbeddedStore, source: &mut Source) -> Result<()> 
     Ok(())
 }
 
-fn batches(store: &mut EmbeddedStore, source: &mut Source, arguments: &Arguments) -> Result<()> {
+fn batches(store: &mut impl MessageStore, source: &mut Source, arguments: &Arguments) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(arguments.seconds);
     let (mut records, mut committing, mut slowest) = (0, Duration::ZERO, Duration::ZERO);
     let started = Instant::now();
@@ -169,7 +206,7 @@ fn batches(store: &mut EmbeddedStore, source: &mut Source, arguments: &Arguments
     Ok(())
 }
 
-fn pages(store: &EmbeddedStore, source: &Source, what: &str) -> Result<()> {
+fn pages(store: &impl StoreReader, source: &Source, what: &str) -> Result<()> {
     let limit = PageLimit { messages: 20, bytes: 64 * 1024 };
     let started = Instant::now();
     let mut messages = 0;

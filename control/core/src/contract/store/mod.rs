@@ -5,6 +5,7 @@ pub mod fixtures;
 mod groups;
 mod log;
 mod marks;
+mod remote;
 mod streams;
 
 pub use fixtures::{begin_group, body, chat, dismiss_group, end_group, group_begins, join, leave, mark, message};
@@ -17,6 +18,10 @@ pub use log::{
     lsns_are_contiguous, replay_is_bounded_and_in_order, replay_returns_what_was_committed, trimming_moves_first,
 };
 pub use marks::{devices_of_a_user_are_bounded, marks_are_per_device_and_stream, read_cursors_are_per_user};
+pub use remote::{
+    Loss, RemoteStoreFactory, a_commit_that_was_lost_is_made_once, a_commit_whose_answer_was_lost_makes_no_twin,
+    an_older_owner_is_fenced, assert_log,
+};
 pub use streams::{
     a_commit_is_visible, a_page_is_bounded, a_page_never_splits_below_one_message, bodies_come_back_whole,
     dedup_finds_the_first_place, one_to_one_stands_in_three_streams, seq_before_finds_a_place_in_time,
@@ -40,6 +45,19 @@ pub trait StoreFactory {
     fn trim(&mut self, _store: &mut Self::Store, _upto: Lsn) -> bool {
         false
     }
+}
+
+/// As [`store_contract!`], and the checks of what a store on another machine adds; for a [`RemoteStoreFactory`].
+#[macro_export]
+macro_rules! remote_store_contract {
+    ($factory:expr) => {
+        $crate::store_contract!($factory);
+        $crate::store_contract!(@tests $factory =>
+            a_commit_that_was_lost_is_made_once
+            a_commit_whose_answer_was_lost_makes_no_twin
+            an_older_owner_is_fenced
+        );
+    };
 }
 
 /// One `#[test]` for each check of the suite; the expression makes a [`StoreFactory`] and is evaluated in each.

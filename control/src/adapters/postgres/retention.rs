@@ -1,0 +1,127 @@
+//! What is too old goes, some records at a time, on a connection of its own: commits do not wait for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tidegate_control_core::domain::{Epoch, Lsn, OwnerEpoch, Record, StreamKey, Timestamp};
+
+use super::changes::places_of;
+use super::error::Failure;
+use super::reader::{Shared, column, record};
+use super::session::Session;
+use super::sql;
+
+/// Records, and keys of callers, that one transaction deletes.
+const TRIM_RECORDS_MAX: i64 = 2_000;
+
+/// What may go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Horizon {
+    /// Records older than this.
+    pub records: Timestamp,
+    /// Callers' keys older than this.
+    pub dedup: Timestamp,
+    /// Whatever their age, only records up to here.
+    pub upto: Lsn,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Retention {
+    running: Arc<AtomicBool>,
+}
+
+impl Retention {
+    /// Begins, unless it is still at work.
+    pub fn begin(&self, shared: &Arc<Shared>, owner: OwnerEpoch, horizon: Horizon) {
+        if self.running.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (running, weak) = (Arc::clone(&self.running), Arc::downgrade(shared));
+        shared.engine.spawn(async move {
+            // Only for its limits: the store may be dropped meanwhile, and this ends with its thread.
+            if let Some(shared) = weak.upgrade() {
+                let engine = &shared.engine;
+                let done = async {
+                    let mut session = Session::connect(engine.config()).await?;
+                    trim(&mut session, &shared, owner, horizon).await
+                };
+                match done.await {
+                    Ok(0) => {}
+                    Ok(records) => tracing::info!(records, "retention"),
+                    Err(failure) => tracing::warn!(%failure, "retention did not finish"),
+                }
+            }
+            running.store(false, Ordering::Release);
+        });
+    }
+}
+
+/// Returns how many records went.
+pub(super) async fn trim(
+    session: &mut Session,
+    shared: &Shared,
+    owner: OwnerEpoch,
+    horizon: Horizon,
+) -> Result<u64, Failure> {
+    let partition = shared.partition.0 as i32;
+    let mut total = 0;
+    loop {
+        session.client().batch_execute("begin").await?;
+        let trimmed = match still_owns(session, partition, owner).await {
+            Ok(()) => trim_some(session, partition, horizon).await,
+            Err(failure) => Err(failure),
+        };
+        let end = if trimmed.is_ok() { "commit" } else { "rollback" };
+        session.client().batch_execute(end).await?;
+        let trimmed = trimmed?;
+        total += trimmed;
+        if trimmed < TRIM_RECORDS_MAX as u64 {
+            break;
+        }
+    }
+    let keys: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&partition, &horizon.dedup.0, &TRIM_RECORDS_MAX];
+    while session.execute(sql::TRIM_DEDUP, keys).await? == TRIM_RECORDS_MAX as u64 {}
+    Ok(total)
+}
+
+async fn still_owns(session: &mut Session, partition: i32, owner: OwnerEpoch) -> Result<(), Failure> {
+    let rows = session.query(sql::OWNER, &[&partition]).await?;
+    match rows.first().map(|row| column::<i64>(row, 0)).transpose()? {
+        Some(now) if now as u64 == owner.0 => Ok(()),
+        _ => Err(Failure::Fenced),
+    }
+}
+
+/// The oldest records with their places, and where their streams begin then, in one transaction.
+async fn trim_some(session: &mut Session, partition: i32, horizon: Horizon) -> Result<u64, Failure> {
+    let upto = horizon.upto.0 as i64;
+    let rows = session.query(sql::TRIMMABLE, &[&partition, &upto, &TRIM_RECORDS_MAX]).await?;
+    let mut records: Vec<(i64, Record)> = Vec::with_capacity(rows.len());
+    for row in &rows {
+        if column::<i64>(row, 1)? >= horizon.records.0 {
+            break;
+        }
+        records.push((column(row, 0)?, record(column(row, 2)?)?));
+    }
+    let Some((last, _)) = records.last() else { return Ok(0) };
+    let mut places = (Vec::new(), Vec::new(), Vec::new());
+    // Sequence and order matter less than that each stands once: one statement changes a row once.
+    let mut firsts: BTreeMap<(&StreamKey, u64), u64> = BTreeMap::new();
+    for (stream, Epoch(epoch), seq) in records.iter().flat_map(|(_, record)| places_of(record)) {
+        places.0.push(stream.as_str());
+        places.1.push(epoch as i64);
+        places.2.push(seq.0 as i64);
+        let first = firsts.entry((stream, epoch)).or_default();
+        *first = seq.0.max(*first);
+    }
+    let streams: Vec<&str> = firsts.keys().map(|(stream, _)| stream.as_str()).collect();
+    let epochs: Vec<i64> = firsts.keys().map(|(_, epoch)| *epoch as i64).collect();
+    let seqs: Vec<i64> = firsts.values().map(|seq| *seq as i64).collect();
+    session.query(sql::LOCK_HEADS, &[&partition, &streams]).await?;
+    session.execute(sql::RAISE_FIRST, &[&partition, &streams, &epochs, &seqs]).await?;
+    session.execute(sql::TRIM_PLACES, &[&partition, &places.0, &places.1, &places.2]).await?;
+    session.execute(sql::TRIM_RECORDS, &[&partition, last]).await?;
+    session.execute(sql::TRIMMED, &[&partition, last]).await?;
+    Ok(records.len() as u64)
+}

@@ -1,0 +1,9 @@
+//! The PostgreSQL store passes the suite that every store must pass, on a real server.
+
+mod factory;
+mod faults;
+mod proxy;
+
+use factory::Factory;
+
+tidegate_control_core::remote_store_contract!(Factory::new());
