@@ -12,6 +12,7 @@ use tidegate_load::clock::Clock;
 use tidegate_load::fleet::{Drain, Fleet, FleetConfig, Mode};
 use tidegate_load::measure::process::Watched;
 use tidegate_load::node::{Addrs, Node};
+use tidegate_load::payload::Filling;
 use tidegate_load::population::{GroupClass, Population};
 use tidegate_load::publish::{self, Endpoints, LoadPlan, Publishers};
 use tidegate_load::result::Verdict;
@@ -28,6 +29,7 @@ fn kill_nine_loses_nothing() {
     let config = FleetConfig {
         target: dev.addrs.client,
         tls: None,
+        compression: false,
         mode: Mode::Follow,
         drain: Drain::Armed,
         ramp_per_second: 1_000.0,
@@ -40,7 +42,7 @@ fn kill_nine_loses_nothing() {
     let all = Phase { name: "all".into(), per_second: 1_000.0, until: Until::Messages(4_000) };
     let targets = 0..population.inbox_range().end;
     let schedule = Schedule { load: 0, seed: 1, pick: Pick::Turn, targets, phases: vec![all] };
-    let plan = LoadPlan { schedule, via: Via::Stream, payload_bytes: 100, in_flight: 5_000 };
+    let plan = LoadPlan { schedule, via: Via::Stream, payload_bytes: 100, filling: Filling::Letters, in_flight: 5_000 };
     let endpoints = Endpoints { grpc: dev.addrs.grpc_url(), api: format!("http://{}", dev.addrs.http) };
     let publishers = Publishers::start(vec![plan], endpoints, population.clone(), clock).expect("publishers");
     publishers.begin(0, 0..1, clock.now_us());

@@ -186,6 +186,9 @@ pub struct Server {
     pub cpu_us_per_send: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub messages_per_send: Option<f64>,
+    /// Read by clients, WebSocket heads and all.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_per_delivery: Option<f64>,
     /// Resident memory that came with the connections, divided by them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rss_bytes_per_connection: Option<f64>,

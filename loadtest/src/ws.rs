@@ -1,5 +1,5 @@
-//! The client's side of RFC 6455: masked frames up, unmasked frames down. No extensions are offered, so a set reserved bit
-//! is an error of the server and reported as one.
+//! The client's side of RFC 6455: masked frames up, unmasked frames down. The only extension is permessage-deflate, so any
+//! other set reserved bit is an error of the server and reported as one.
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
@@ -38,6 +38,8 @@ pub struct Head {
     pub op: OpCode,
     pub head_bytes: usize,
     pub payload_bytes: usize,
+    /// RSV1: the payload is compressed.
+    pub compressed: bool,
 }
 
 impl Head {
@@ -49,7 +51,8 @@ impl Head {
 /// Reads the head of the frame at the front of `bytes`; `None` if more bytes are needed for it.
 pub fn head(bytes: &[u8]) -> Result<Option<Head>, FrameError> {
     let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    if first & 0x70 != 0 || second & 0x80 != 0 {
+    let compressed = first & 0x70 == 0x40 && matches!(first & 0x0f, 1 | 2);
+    if first & 0x70 != 0 && !compressed || second & 0x80 != 0 {
         return Err(FrameError::Head([*first, *second]));
     }
     let op = match first & 0x0f {
@@ -73,12 +76,15 @@ pub fn head(bytes: &[u8]) -> Result<Option<Head>, FrameError> {
     if length > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong(length));
     }
-    Ok(Some(Head { op, head_bytes, payload_bytes: length as usize }))
+    Ok(Some(Head { op, head_bytes, payload_bytes: length as usize, compressed }))
 }
 
-/// Takes one whole frame off the front of `buffer`, if there is one.
+/// Takes one whole frame off the front of `buffer`, if there is one. Compression was not offered.
 pub fn take_frame(buffer: &mut BytesMut) -> Result<Option<Frame>, FrameError> {
     let Some(head) = head(buffer)?.filter(|head| head.frame_bytes() <= buffer.len()) else { return Ok(None) };
+    if head.compressed {
+        return Err(FrameError::Head([buffer[0], buffer[1]]));
+    }
     buffer.advance(head.head_bytes);
     Ok(Some(Frame { op: head.op, payload: buffer.split_to(head.payload_bytes).freeze() }))
 }

@@ -9,6 +9,7 @@ use tidegate_load::clock::Clock;
 use tidegate_load::fleet::{Drain, Fleet, FleetConfig, Judgement, Mode};
 use tidegate_load::judge::Kind;
 use tidegate_load::node::{Addrs, Node};
+use tidegate_load::payload::Filling;
 use tidegate_load::population::{GroupClass, Population};
 use tidegate_load::publish::{self, Endpoints, LoadPlan, Published, Publishers};
 use tidegate_load::scenario::{Phase, Pick, Until, Via};
@@ -104,13 +105,14 @@ fn plan(args: &Args, population: &Population) -> LoadPlan {
     let steady = Phase { name: "steady".to_owned(), per_second: args.rate, until: Until::Stopped };
     let targets = 0..population.inbox_range().end;
     let schedule = Schedule { load: 0, seed: 1, pick: Pick::Turn, targets, phases: vec![steady] };
-    LoadPlan { schedule, via: Via::Stream, payload_bytes: 200, in_flight: 20_000 }
+    LoadPlan { schedule, via: Via::Stream, payload_bytes: 200, filling: Filling::Letters, in_flight: 20_000 }
 }
 
 fn follow(addrs: &Addrs, population: &Arc<Population>, clock: Clock) -> anyhow::Result<Fleet> {
     let config = FleetConfig {
         target: addrs.client,
         tls: None,
+        compression: false,
         mode: Mode::Follow,
         drain: Drain::Armed,
         ramp_per_second: 10_000.0,

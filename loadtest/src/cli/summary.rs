@@ -172,6 +172,7 @@ fn costs(server: &Server) -> String {
     add(server.control_cpu_us_per_message, 2, "µs control's per message");
     add(server.cpu_us_per_send, 2, "µs per send");
     add(server.messages_per_send, 2, "messages per send");
+    add(server.bytes_per_delivery, 0, "B per delivery");
     add(server.cpu_percent, 0, "% CPU");
     add(server.rss_bytes_per_connection, 0, "B per connection");
     add(server.kernel_bytes_per_connection, 0, "B of the kernel");

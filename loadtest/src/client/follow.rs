@@ -11,13 +11,14 @@ use super::epochs::EpochNo;
 use super::track::{Arrival, Behind};
 use super::{CONNECT_ID, Client, Context, Ending, JOIN_ID, put};
 use crate::judge::{Kind, Odd, Seen};
+use crate::ws;
 
 /// Before a refused request is sent again, if the server does not say when, and before a pull that brought nothing.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 impl Client {
     /// A whole message in a WebSocket frame.
-    pub(super) fn message(&mut self, frame: &[u8], payload: &[u8], cx: &mut Context<'_>) -> Result<(), Ending> {
+    pub(super) fn message(&mut self, head: ws::Head, frame: &[u8], cx: &mut Context<'_>) -> Result<(), Ending> {
         if let Some(entry) = cx.shared.memo.find(frame) {
             let batch = entry.batch.as_ref().expect("only bare frames have none");
             let track = self.tracks.iter_mut().find(|track| batch.stream == Some(track.stream));
@@ -36,7 +37,7 @@ impl Client {
             self.batch(&batch, cx);
             return Ok(());
         }
-        match cx.shared.decode(payload).map_err(|error| self.broken(cx, &error.to_string()))? {
+        match cx.shared.decode(head, frame).map_err(|error| self.broken(cx, &error.to_string()))? {
             Decoded::Batch(batch) => {
                 cx.shared.memo.insert(frame, Some(batch.clone()), &mut cx.shared.tally);
                 self.batch(&batch, cx);

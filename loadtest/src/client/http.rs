@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// Development auth: the server takes our word for the uid. The key is the RFC's example; it guards against caches only.
-pub(super) fn request(out: &mut Vec<u8>, host: SocketAddr, uid: &str) {
+pub(super) fn request(out: &mut Vec<u8>, host: SocketAddr, uid: &str, compression: bool) {
+    let offer = if compression { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
     let written = write!(
         out,
         "GET /api/v1/ws?uid={uid}&defer=1 HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         Sec-WebSocket-Protocol: tidegate.v1.proto\r\n\r\n"
+         Sec-WebSocket-Protocol: tidegate.v1.proto\r\n{offer}\r\n"
     );
     written.expect("a Vec takes everything");
 }
@@ -25,6 +26,16 @@ pub(super) enum Answer {
     Upgraded(usize),
     /// With this status; 0 if it is no HTTP.
     Refused(u16),
+}
+
+/// Whether an answer accepts what was offered.
+pub(super) fn accepts_compression(answer: &[u8]) -> bool {
+    let lines = answer.split(|byte| *byte == b'\n');
+    let value = lines.filter_map(|line| {
+        let (name, value) = str::from_utf8(line).ok()?.split_once(':')?;
+        name.eq_ignore_ascii_case("sec-websocket-extensions").then_some(value)
+    });
+    value.into_iter().any(|value| value.trim_start().starts_with("permessage-deflate"))
 }
 
 pub(super) fn answer(bytes: &[u8]) -> Answer {

@@ -9,6 +9,7 @@ mod batch;
 mod epochs;
 mod follow;
 mod http;
+mod inflate;
 mod memo;
 mod ranges;
 mod track;
@@ -32,6 +33,7 @@ pub use track::Track;
 
 use batch::Decoder;
 use http::Answer;
+use inflate::Inflater;
 
 /// Ids of a connection's first requests; the join of track n has `JOIN_ID + n`, pulls come after those.
 const CONNECT_ID: u32 = 1;
@@ -46,6 +48,9 @@ pub struct Shared {
     pub evidence: Evidence,
     pub tally: Tally,
     pub memo: Memo,
+    /// Clients offer permessage-deflate, and take no server that does not accept it.
+    pub compression: bool,
+    inflater: Inflater,
     loads: usize,
 }
 
@@ -58,14 +63,29 @@ impl Shared {
             evidence: Evidence::default(),
             tally: Tally::new(loads),
             memo: Memo::default(),
+            compression: false,
+            inflater: Inflater::default(),
             loads,
         }
     }
 
-    fn decode(&mut self, payload: &[u8]) -> Result<Decoded, prost::DecodeError> {
-        let Shared { population, epochs, evidence, loads, .. } = self;
-        Decoder { population, epochs, evidence, loads: *loads }.decode(payload)
+    fn decode(&mut self, head: ws::Head, frame: &[u8]) -> Result<Decoded, Unreadable> {
+        let Shared { population, epochs, evidence, loads, inflater, .. } = self;
+        let mut payload = &frame[head.head_bytes..];
+        if head.compressed {
+            payload = inflater.inflate(payload)?;
+        }
+        Ok(Decoder { population, epochs, evidence, loads: *loads }.decode(payload)?)
     }
+}
+
+/// Why a frame cannot be decoded.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("{0}")]
+    Frame(#[from] prost::DecodeError),
+    #[error("{0}")]
+    Compression(#[from] inflate::InflateError),
 }
 
 /// What a call of a client works with.
@@ -140,7 +160,7 @@ impl Client {
 
     /// The transport stands: asks for the upgrade.
     pub fn open(&mut self, host: SocketAddr, cx: &mut Context<'_>) {
-        http::request(cx.out, host, &cx.shared.population.uid(cx.client));
+        http::request(cx.out, host, &cx.shared.population.uid(cx.client), cx.shared.compression);
         (self.phase, self.is_connected, self.come_back_after_ms) = (Phase::Upgrade, false, 0);
     }
 
@@ -152,6 +172,9 @@ impl Client {
                 Answer::Partial => return Ok(()),
                 Answer::Refused(_) => return Err(Ending::Refused),
                 Answer::Upgraded(end) => {
+                    if cx.shared.compression && !http::accepts_compression(&self.carry[..end]) {
+                        return Err(self.broken(cx, "it does not accept permessage-deflate"));
+                    }
                     let rest = std::mem::take(&mut self.carry).split_off(end);
                     self.upgraded(cx);
                     return self.input(&rest, cx);
@@ -243,6 +266,9 @@ impl Client {
 
     fn frame(&mut self, head: ws::Head, frame: &[u8], cx: &mut Context<'_>) -> Result<(), Ending> {
         let payload = &frame[head.head_bytes..];
+        if head.compressed && !cx.shared.compression {
+            return Err(self.broken(cx, "a compressed frame that nobody asked for"));
+        }
         match head.op {
             OpCode::Binary if cx.shared.mode == Mode::Bare => {
                 cx.shared.tally.frames += 1;
@@ -251,7 +277,7 @@ impl Client {
                 }
                 Ok(())
             }
-            OpCode::Binary => self.message(frame, payload, cx),
+            OpCode::Binary => self.message(head, frame, cx),
             OpCode::Ping => {
                 ws::put_frame(cx.out, OpCode::Pong, payload);
                 Ok(())

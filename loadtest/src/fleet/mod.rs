@@ -48,6 +48,8 @@ pub struct FleetConfig {
     pub target: SocketAddr,
     /// For TLS; `None`: plain.
     pub tls: Option<Connector>,
+    /// Offer permessage-deflate, and insist on it.
+    pub compression: bool,
     pub mode: Mode,
     pub drain: Drain,
     /// New connections per second; open loop, but never more than a bounded number of handshakes under way.

@@ -125,7 +125,9 @@ fn begin(drain: Drain, mode: Mode) -> (Fleet, Shared) {
     let class = GroupClass { name: "all".into(), count: 1, members: CLIENTS };
     let population = Arc::new(Population::new("f", CLIENTS, vec![class], 0));
     let (ramp_per_second, slow) = (1_000.0, 0..1);
-    let config = FleetConfig { target, tls: None, mode, drain, ramp_per_second, slow, reconnect: true, loads: 1 };
+    let (tls, compression) = (None, false);
+    let config =
+        FleetConfig { target, tls, compression, mode, drain, ramp_per_second, slow, reconnect: true, loads: 1 };
     let fleet = Fleet::start(config, population, Clock::start()).expect("a fleet");
     assert!(fleet.gather(PATIENCE), "{:?}", fleet.progress());
     (fleet, stage)

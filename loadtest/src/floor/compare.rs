@@ -57,6 +57,7 @@ impl Floors<Fleet> {
                 target,
                 // The loops are bare of TLS too.
                 tls: None,
+                compression: false,
                 mode: Mode::Bare,
                 drain,
                 ramp_per_second: RAMP_PER_SECOND,

@@ -26,6 +26,7 @@ use tonic::transport::Channel;
 use crate::clock::Clock;
 use crate::judge::Ledger;
 use crate::latency::histogram;
+use crate::payload::Filling;
 use crate::population::Population;
 use crate::scenario::Via;
 use crate::schedule::Schedule;
@@ -42,6 +43,7 @@ pub struct LoadPlan {
     pub schedule: Schedule,
     pub via: Via,
     pub payload_bytes: usize,
+    pub filling: Filling,
     /// Most unanswered messages.
     pub in_flight: usize,
 }

@@ -90,7 +90,7 @@ impl Outbox {
             load,
             via: plan.via,
             in_flight: plan.in_flight,
-            requests: Requests::new(&shared.population, Arc::clone(&schedule), plan.payload_bytes),
+            requests: Requests::new(&shared.population, Arc::clone(&schedule), plan.payload_bytes, plan.filling),
             cursor: Cursor::new(schedule),
             pending: HashMap::new(),
             again: VecDeque::new(),
@@ -346,6 +346,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+    use crate::payload::Filling;
     use crate::population::Population;
     use crate::publish::LoadProgress;
     use crate::scenario::{Phase, Pick, Until};
@@ -355,7 +356,7 @@ mod tests {
     fn outbox() -> Outbox {
         let phase = Phase { name: "p".into(), per_second: 0.0, until: Until::Messages(10) };
         let schedule = Schedule { load: 0, seed: 1, pick: Pick::Turn, targets: 0..2, phases: vec![phase] };
-        let plan = LoadPlan { schedule, via: Via::Stream, payload_bytes: 64, in_flight: 4 };
+        let plan = LoadPlan { schedule, via: Via::Stream, payload_bytes: 64, filling: Filling::Letters, in_flight: 4 };
         let shared = Shared {
             population: Arc::new(Population::new("lt", 2, Vec::new(), 0)),
             clock: Clock::start(),

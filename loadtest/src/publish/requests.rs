@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidegate_proto::v1::{PushMessage, PushRequest, PushResult};
 
-use crate::payload::{self, Stamp};
+use crate::payload::{self, Filling, Stamp};
 use crate::population::{Population, StreamNo};
 use crate::schedule::Schedule;
 
@@ -12,6 +12,7 @@ use crate::schedule::Schedule;
 pub struct Requests {
     schedule: Arc<Schedule>,
     payload_bytes: usize,
+    filling: Filling,
     /// Begins the idempotency key of every message.
     key: String,
     /// Names of the targets, and the epoch that each was first answered with.
@@ -19,10 +20,10 @@ pub struct Requests {
 }
 
 impl Requests {
-    pub fn new(population: &Population, schedule: Arc<Schedule>, payload_bytes: usize) -> Requests {
+    pub fn new(population: &Population, schedule: Arc<Schedule>, payload_bytes: usize, filling: Filling) -> Requests {
         let targets = schedule.targets.clone().map(|stream| (population.name(StreamNo(stream)).into(), None)).collect();
         let key = format!("{}-{}-", population.run(), schedule.load);
-        Requests { schedule, payload_bytes, key, targets }
+        Requests { schedule, payload_bytes, filling, key, targets }
     }
 
     pub fn target(&self, number: u64) -> StreamNo {
@@ -36,7 +37,7 @@ impl Requests {
             to: vec![self.targets[self.place(target)].0.to_string()],
             message: Some(PushMessage {
                 r#type: payload::TYPE.to_owned(),
-                content: payload::content(stamp, self.payload_bytes),
+                content: payload::filled(stamp, self.payload_bytes, self.filling),
                 ..PushMessage::default()
             }),
             message_id: format!("{}{}", self.key, stamp.number),

@@ -169,6 +169,7 @@ fn cpu(server: &Server) -> Vec<Row> {
         ("control per message", server.control_cpu_us_per_message.map(us)),
         ("gateway per send", server.cpu_us_per_send.map(us)),
         ("messages per send", server.messages_per_send.map(number)),
+        ("bytes per delivery", server.bytes_per_delivery.map(number)),
         ("use of one core", server.cpu_percent.map(|value| format!("{} %", number(value)))),
     ])
 }

@@ -322,6 +322,7 @@ fn start_fleet(
     let config = FleetConfig {
         target: options.client,
         tls: options.tls.as_ref().map(|tls| tls.connector.clone()),
+        compression: connections.compression,
         mode: Mode::Follow,
         drain: connections.drain,
         ramp_per_second: connections.ramp_per_second,
@@ -349,7 +350,8 @@ fn plans(scenario: &Scenario, population: &Population) -> Vec<LoadPlan> {
             phases.push(Phase { name: SLICE.to_owned(), per_second: load.phases[0].per_second, until });
         }
         let schedule = Schedule { load: index as u16, seed: scenario.seed, pick: load.pick, targets, phases };
-        LoadPlan { schedule, via: load.via, payload_bytes: load.payload_bytes, in_flight: load.in_flight }
+        let Load { via, payload_bytes, filling, in_flight, .. } = *load;
+        LoadPlan { schedule, via, payload_bytes, filling, in_flight }
     };
     scenario.loads.iter().enumerate().map(plan).collect()
 }

@@ -104,6 +104,7 @@ impl Watch {
         let gateway_us = delta(from.gateway_cpu_us(), to.gateway_cpu_us());
         let control_us = delta(from.control_cpu_us(), to.control_cpu_us());
         let shown = to.progress.shown.saturating_sub(from.progress.shown) as f64;
+        let bytes = to.progress.bytes.saturating_sub(from.progress.bytes) as f64;
         let answered = to.answered.saturating_sub(from.answered) as f64;
         let counters = from.counters.zip(to.counters);
         let sends = counters.map(|(from, to)| to.sends.saturating_sub(from.sends) as f64);
@@ -118,6 +119,7 @@ impl Watch {
             control_cpu_us_per_message: per(control_us, answered),
             cpu_us_per_send: sends.and_then(|sends| per(gateway_us, sends)),
             messages_per_send: sends.and_then(|sends| per(delivered, sends)),
+            bytes_per_delivery: per(Some(bytes), shown),
             cpu_percent: per(gateway_us, seconds).map(|us| us / 1e4),
             rss_bytes: to.roles.gateway.and_then(|at| Some(to.usage(at)?.rss_bytes)),
             ..Server::default()

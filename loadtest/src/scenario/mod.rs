@@ -15,6 +15,7 @@ pub use reader::Problem;
 pub use thresholds::{Metric, Quantile, Rule, Threshold};
 
 use crate::fleet::Drain;
+use crate::payload::Filling;
 use crate::population::{GroupClass, Population};
 
 /// Most connections of one harness process.
@@ -50,6 +51,8 @@ pub struct Connections {
     pub count: u32,
     /// Over TLS.
     pub tls: bool,
+    /// Clients offer permessage-deflate.
+    pub compression: bool,
     /// New connections per second.
     pub ramp_per_second: f64,
     pub drain: Drain,
@@ -66,6 +69,7 @@ pub struct Load {
     pub pick: Pick,
     pub via: Via,
     pub payload_bytes: usize,
+    pub filling: Filling,
     /// Most unanswered messages.
     pub in_flight: usize,
     /// Index of the load whose end begins this one.

@@ -12,7 +12,7 @@ use super::{
     Pick, STREAMS_MAX, Scenario, Slow, To, Until, Via,
 };
 use crate::fleet::Drain;
-use crate::payload::PAYLOAD_BYTES_MIN;
+use crate::payload::{Filling, PAYLOAD_BYTES_MIN};
 use crate::population::GroupClass;
 
 const DAY_S: f64 = 86_400.0;
@@ -94,6 +94,7 @@ fn no_connections() -> Connections {
     Connections {
         count: 0,
         tls: false,
+        compression: false,
         ramp_per_second: RAMP_PER_SECOND,
         drain: Drain::Armed,
         hold: Duration::ZERO,
@@ -105,6 +106,7 @@ fn connections(mut section: Section<'_>) -> Connections {
     let count = section.integer("count", 0..=CONNECTIONS_MAX);
     let count = section.required("count", count).unwrap_or(0) as u32;
     let tls = section.flag("tls").unwrap_or(false);
+    let compression = section.flag("compression").unwrap_or(false);
     let ramp_per_second = section.number("ramp_per_second", 1.0..=1_000_000.0).unwrap_or(RAMP_PER_SECOND);
     let timer = section.choice("drain", &[("armed", false), ("timer", true)]).unwrap_or(false);
     let drain_ms = section.integer("drain_ms", 1..=10_000);
@@ -118,6 +120,7 @@ fn connections(mut section: Section<'_>) -> Connections {
     Connections {
         count,
         tls,
+        compression,
         ramp_per_second,
         drain: if timer { Drain::Timer { every } } else { Drain::Armed },
         hold,
@@ -166,6 +169,8 @@ fn load(mut section: Section<'_>, groups: &[GroupClass]) -> Load {
     let via = section.choice("via", &ways).unwrap_or(Via::Stream);
     let payload_bytes =
         section.integer("payload_bytes", PAYLOAD_BYTES_MIN as u64..=PAYLOAD_BYTES_MAX).unwrap_or(PAYLOAD_BYTES);
+    let fillings = [("letters", Filling::Letters), ("words", Filling::Words)];
+    let filling = section.choice("filling", &fillings).unwrap_or_default();
     let (most, usual) = if via == Via::Stream { (IN_FLIGHT_MAX, 10_000) } else { (CALLS_MAX, 64) };
     let in_flight = section.integer("in_flight", 1..=most).unwrap_or(usual);
     let phases: Vec<Phase> = section.sections("phases").into_iter().map(phase).collect();
@@ -177,7 +182,7 @@ fn load(mut section: Section<'_>, groups: &[GroupClass]) -> Load {
     }
     section.end();
     let (payload_bytes, in_flight) = (payload_bytes as usize, in_flight as usize);
-    Load { name, to, pick, via, payload_bytes, in_flight, after: None, phases }
+    Load { name, to, pick, via, payload_bytes, filling, in_flight, after: None, phases }
 }
 
 fn to(section: &mut Section<'_>, groups: &[GroupClass]) -> To {
