@@ -69,6 +69,10 @@ impl Shared {
         }
     }
 
+    pub fn over_compression(self, compression: bool) -> Shared {
+        Shared { compression, ..self }
+    }
+
     fn decode(&mut self, head: ws::Head, frame: &[u8]) -> Result<Decoded, Unreadable> {
         let Shared { population, epochs, evidence, loads, inflater, .. } = self;
         let mut payload = &frame[head.head_bytes..];

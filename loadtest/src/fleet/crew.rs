@@ -56,7 +56,7 @@ impl Crew {
         Crew {
             seats: (0..connections).map(|number| Seat::new(ClientNo(number), &population)).collect(),
             ramp: Ramp::new(connections, config.ramp_per_second, clock.now_us()),
-            shared: Shared { compression: config.compression, ..Shared::new(population, config.mode, config.loads) },
+            shared: Shared::new(population, config.mode, config.loads).over_compression(config.compression),
             config,
             clock,
             timers: BinaryHeap::new(),

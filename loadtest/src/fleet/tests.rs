@@ -212,8 +212,17 @@ fn a_bare_fleet_counts_frames_and_judges_nothing() {
         let target = listener.local_addr().expect("its address");
         let population = Arc::new(Population::new("b", 3, Vec::new(), 0));
         let (mode, slow) = (Mode::Bare, 0..0);
-        let config =
-            FleetConfig { target, tls: None, mode, drain, ramp_per_second: 1_000.0, slow, reconnect: false, loads: 1 };
+        let config = FleetConfig {
+            target,
+            tls: None,
+            compression: false,
+            mode,
+            drain,
+            ramp_per_second: 1_000.0,
+            slow,
+            reconnect: false,
+            loads: 1,
+        };
         let fleet = Fleet::start(config, population, Clock::start()).expect("a fleet");
         let mut peers: Vec<TcpStream> = (0..3).map(|_| listener.accept().expect("accepted").0).collect();
         let upgraded = b"HTTP/1.1 101 Switching Protocols\r\n\r\n";
