@@ -3,6 +3,7 @@
 mod factory;
 mod faults;
 mod proxy;
+mod retention;
 
 use factory::Factory;
 
