@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tidegate_control::adapters::postgres::PostgresStore;
+use tidegate_control::adapters::postgres::{PostgresOptions, PostgresStore};
 use tidegate_control_core::contract::store::fixtures::NO_LIMIT;
 use tidegate_control_core::contract::store::{Loss, RemoteStoreFactory, StoreFactory, assert_log, message};
 use tidegate_control_core::domain::{Lsn, Record, Seq};
@@ -73,6 +73,24 @@ fn a_commit_that_meets_a_new_owner_stands_before_it_or_not_at_all() {
         };
         assert_log(&newer, &batch[..stands.0 as usize]);
     }
+}
+
+/// The commit is neither lost nor answered, and it arrives when the batch has been committed again.
+#[test]
+fn a_commit_that_arrives_late_makes_no_twin() {
+    let mut factory = Factory::new();
+    let options = PostgresOptions { timeout: Duration::from_secs(1), ..factory.begin() };
+    let mut store = PostgresStore::open(options).expect("open");
+    let records: Vec<Record> = (1..=6).map(|seq| message("u:ann", seq)).collect();
+    store.commit(&records[..2]).expect("commit");
+    factory.proxy.hold();
+    assert!(matches!(store.commit(&records[2..4]), Err(StoreError::Unavailable(_))), "no answer came");
+    assert!(factory.is_lost());
+    assert_eq!(commit_at_last(&mut store, &records[2..4]), Lsn(4));
+    factory.proxy.let_go();
+    assert_eq!(commit_at_last(&mut store, &records[4..]), Lsn(6));
+    assert_log(&store, &records);
+    assert_log(&factory.reopen(store), &records);
 }
 
 /// A partition that gave a batch up in doubt has undone it in memory. If it stands after all, only opening the store anew

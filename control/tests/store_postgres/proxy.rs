@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tidegate_control_core::contract::store::Loss;
 use tokio_postgres::Config;
@@ -11,8 +12,24 @@ use tokio_postgres::config::Host;
 
 pub struct Proxy {
     config: Config,
-    planted: Arc<Mutex<Option<Loss>>>,
-    away: Arc<AtomicBool>,
+    plan: Arc<Plan>,
+}
+
+#[derive(Default)]
+struct Plan {
+    /// What becomes of the next commit.
+    next: Mutex<Option<Fate>>,
+    /// New connections end at once.
+    away: AtomicBool,
+    /// Commits that are to be held have not been let go yet.
+    holds: AtomicBool,
+}
+
+#[derive(Clone, Copy)]
+enum Fate {
+    Lost(Loss),
+    /// Arrives, but late.
+    Held,
 }
 
 impl Proxy {
@@ -21,20 +38,19 @@ impl Proxy {
         let to = (host.clone(), server.get_ports().first().copied().unwrap_or(5432));
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its address").port();
-        let planted = Arc::new(Mutex::new(None));
-        let away = Arc::new(AtomicBool::new(false));
-        let (plan, refuse) = (Arc::clone(&planted), Arc::clone(&away));
+        let plan = Arc::new(Plan::default());
+        let carried = Arc::clone(&plan);
         // Ends with the test's process.
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                if refuse.load(Ordering::SeqCst) {
+                if carried.away.load(Ordering::SeqCst) {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(&to) else { continue };
-                carry(client, server, &plan);
+                carry(client, server, &carried);
             }
         });
-        Proxy { config: through(server, port), planted, away }
+        Proxy { config: through(server, port), plan }
     }
 
     /// The server's, but through here.
@@ -43,16 +59,26 @@ impl Proxy {
     }
 
     pub fn plant(&self, loss: Loss) {
-        *self.planted.lock().expect("no panic") = Some(loss);
+        *self.plan.next.lock().expect("no panic") = Some(Fate::Lost(loss));
+    }
+
+    /// The next commit stays here until [`Proxy::let_go`].
+    pub fn hold(&self) {
+        self.plan.holds.store(true, Ordering::SeqCst);
+        *self.plan.next.lock().expect("no panic") = Some(Fate::Held);
+    }
+
+    pub fn let_go(&self) {
+        self.plan.holds.store(false, Ordering::SeqCst);
     }
 
     /// New connections end at once.
     pub fn set_away(&self, away: bool) {
-        self.away.store(away, Ordering::SeqCst);
+        self.plan.away.store(away, Ordering::SeqCst);
     }
 
     pub fn is_lost(&self) -> bool {
-        self.planted.lock().expect("no panic").is_none()
+        self.plan.next.lock().expect("no panic").is_none()
     }
 }
 
@@ -71,22 +97,27 @@ fn through(server: &Config, port: u16) -> Config {
     config
 }
 
-fn carry(client: TcpStream, server: TcpStream, planted: &Arc<Mutex<Option<Loss>>>) {
+fn carry(client: TcpStream, server: TcpStream, plan: &Arc<Plan>) {
     for stream in [&client, &server] {
         stream.set_nodelay(true).expect("a socket");
     }
     let deaf = Arc::new(AtomicBool::new(false));
     let [mut from_client, mut to_client] = [&client, &client].map(|stream| stream.try_clone().expect("a clone"));
     let [mut from_server, mut to_server] = [&server, &server].map(|stream| stream.try_clone().expect("a clone"));
-    let (planted, unheard) = (Arc::clone(planted), Arc::clone(&deaf));
+    let (plan, unheard) = (Arc::clone(plan), Arc::clone(&deaf));
     std::thread::spawn(move || {
         let mut bytes = [0; 1 << 16];
         while let Ok(n @ 1..) = from_client.read(&mut bytes) {
             // A simple query stands in its message as it is, with a zero behind it.
             let commits = bytes[..n].windows(7).any(|window| window == b"commit\0");
-            match commits.then(|| planted.lock().expect("no panic").take()).flatten() {
-                Some(Loss::Request) => break,
-                Some(Loss::Answer) => deaf.store(true, Ordering::SeqCst),
+            match commits.then(|| plan.next.lock().expect("no panic").take()).flatten() {
+                Some(Fate::Lost(Loss::Request)) => break,
+                Some(Fate::Lost(Loss::Answer)) => deaf.store(true, Ordering::SeqCst),
+                Some(Fate::Held) => {
+                    while plan.holds.load(Ordering::SeqCst) {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                }
                 None => {}
             }
             if to_server.write_all(&bytes[..n]).is_err() {
