@@ -24,6 +24,7 @@ pub fn run_all(cargo: &str) -> anyhow::Result<()> {
     command::run(cargo, &["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"])?;
     command::run(cargo, &["test", "--workspace", "--locked", "--no-fail-fast"])?;
     over_other_ways(cargo)?;
+    smoke()?;
     loom(cargo)
 }
 
@@ -37,6 +38,20 @@ fn over_other_ways(cargo: &str) -> anyhow::Result<()> {
         let named: Vec<&str> = tests.iter().flat_map(|test| ["--test", test]).collect();
         let args = [&["test", "--workspace", "--locked", "--no-fail-fast"][..], &named].concat();
         command::run_with(cargo, &args, &settings)?;
+    }
+    Ok(())
+}
+
+/// The harness's smallest scenario over every way, with the binaries that the tests were built with.
+fn smoke() -> anyhow::Result<()> {
+    let folder = command::target().join("debug");
+    let (load, served) = (folder.join("tidegate-load"), folder.join("tidegate"));
+    let (load, served) = (load.to_string_lossy(), served.to_string_lossy());
+    let run = ["run", "loadtest/scenarios/smoke.toml", "--plain", "--serve", &*served];
+    for io in ["auto", "epoll"] {
+        for tls in [&[][..], &["--tls"]] {
+            command::run_with(&load, &[&run[..], tls].concat(), &[("TIDEGATE_IO", io)])?;
+        }
     }
     Ok(())
 }
