@@ -1,13 +1,17 @@
 //! What holds for any bytes from strangers, from control and from whoever writes the configuration: property tests and the
 //! fuzz targets in `fuzz/` run the same functions, which panic where it does not hold. Compiled for them only.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use prost::Message as _;
 use tidegate_gateway_core::ids::{Seq, SeqRange};
 use tidegate_gateway_core::link::{FromLink, LinkOk, Message};
 use tidegate_proto::v1;
 
 use crate::config::{Config, check};
+use crate::front_door::forwarded::client_of;
 use crate::front_door::http::{HEAD_BYTES_MAX, Request, Scan};
+use crate::front_door::proxy_header::{self, HEADER_BYTES_MAX, Start};
 use crate::front_door::query::ConnectQuery;
 use crate::link::convert::from_wire;
 use crate::platforms::PlatformTable;
@@ -52,10 +56,27 @@ pub fn handshake(data: &[u8]) {
             if let Ok(request) = Request::parse(&data[..bytes]) {
                 assert!(request.path.starts_with('/'));
                 let _ = ConnectQuery::parse(request.query);
+                let hop = IpAddr::from(Ipv4Addr::LOCALHOST);
+                let list = request.list("x-forwarded-for").unwrap_or_default();
+                assert_eq!(client_of(hop, &list, |_| false), hop);
+                let client = client_of(hop, &list, |address| address.is_loopback());
+                assert!(client == client.to_canonical() && (client == hop || !list.is_empty()));
             }
         }
         (Ok(None), Ok(None)) | (Err(_), Err(_)) => {}
         (whole, cut) => panic!("at once {whole:?}, byte by byte {cut:?}"),
+    }
+}
+
+/// The first bytes of a connection. Whether a balancer's header begins it, and which, is the same however they come.
+pub fn proxy_header(data: &[u8]) {
+    let whole = proxy_header::read(data);
+    let first = (0..=data.len()).map(|end| proxy_header::read(&data[..end])).find(|start| *start != Ok(Start::Unclear));
+    assert_eq!(first.unwrap_or(Ok(Start::Unclear)), whole);
+    match whole {
+        Ok(Start::Unclear) => assert!(data.len() < HEADER_BYTES_MAX, "it must be decided by then"),
+        Ok(Start::Header { bytes, .. }) => assert!(bytes <= data.len() && bytes <= HEADER_BYTES_MAX),
+        Ok(Start::Other) | Err(_) => {}
     }
 }
 
@@ -129,7 +150,7 @@ mod tests {
         #[test]
         fn heads_that_are_nearly_right(
             target in "/(api/v1/ws)?(\\?(token|uid|cursors|defer|x)=(%7B%7D|%2|a|1|\\+){0,2}(&uid=b)?)?",
-            headers in prop::collection::vec("(Host|Upgrade|x|Content-Length): ?[ -~]{0,12}", 0..5),
+            headers in prop::collection::vec("((Host|Upgrade|x|Content-Length): ?[ -~]{0,12}|X-Forwarded-For: [0-9:., ]{0,30})", 0..5),
             change in prop::option::of((any::<usize>(), any::<u8>())),
         ) {
             let mut head = format!("GET {target} HTTP/1.1\r\n{}\r\n\r\nrest", headers.join("\r\n")).into_bytes();
@@ -138,6 +159,18 @@ mod tests {
                 head[at] = to;
             }
             handshake(&head);
+        }
+
+        #[test]
+        fn proxy_headers_that_are_nearly_right(
+            words in prop::collection::vec("(TCP[46]|UNKNOWN|10\\.0\\.0\\.[0-9]{1,3}|::1|[0-9]{1,5}|[ -~]{0,3})", 0..7),
+            end in "(\r\n|\n|\r| {0,99}\r\n)",
+            (command, family) in (prop::sample::select(vec![0x20, 0x21, 0x22, 0x11]), prop::sample::select(vec![0, 0x11, 0x21, 0x31, 0x12])),
+            (len, rest) in (0u16..1100, prop::collection::vec(any::<u8>(), 0..1100)),
+        ) {
+            proxy_header(format!("PROXY {}{end}GET /", words.join(" ")).as_bytes());
+            let head = [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &len.to_be_bytes()].concat();
+            proxy_header(&[head, rest].concat());
         }
 
         #[test]
@@ -156,6 +189,7 @@ mod tests {
         fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300), text in "\\PC{0,200}") {
             link_down(&bytes);
             handshake(&bytes);
+            proxy_header(&bytes);
             handshake(text.as_bytes());
             config(text.as_bytes());
         }

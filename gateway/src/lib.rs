@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod admin;
 #[cfg(any(test, feature = "checks"))]
 pub mod checks;
@@ -42,6 +43,7 @@ pub use config::{Config, DEFAULT_CONFIG, Problem, check};
 pub use io::{IoChoice, UnknownIo};
 pub use link::LinkTarget;
 
+use addresses::Addresses;
 use admin::{Admin, AdminState};
 use config::Settings;
 use fleet::{Fleet, FleetError, HubStatus, HubThread, ShardPlan, hub_queue};
@@ -151,6 +153,7 @@ impl Gateway {
             first_frame: settings.handshake.first_frame,
             verifier: settings.verifier,
             origins: settings.origins,
+            proxies: settings.proxies,
             dev: settings.handshake.dev.then(|| dev_rules(&addrs, settings.handshake.dev_page_ports)),
             platforms,
             ping_interval_ms: settings.limits.ping_interval_ms,
@@ -159,9 +162,14 @@ impl Gateway {
             send_buffer_bytes: Some(settings.limits.send_buffer_bytes).filter(|bytes| *bytes > 0),
         };
         let acceptor = settings.tls.map(|tls| tls.acceptor);
-        let half_open_max = settings.handshake.half_open_max;
-        let backend = settings.engine.io.backend;
-        let shared = Shared { rules: Arc::new(rules), fleet: Arc::clone(&fleet), metrics, half_open_max, backend };
+        let shared = Shared {
+            rules: Arc::new(rules),
+            fleet: Arc::clone(&fleet),
+            metrics,
+            addresses: Arc::new(Addresses::new(settings.handshake.per_address)),
+            half_open_max: settings.handshake.half_open_max,
+            backend: settings.engine.io.backend,
+        };
         let front_door =
             FrontDoor::start(door_threads(bound, acceptor.as_ref()), shared).map_err(StartError::Thread)?;
         info!(client = %addrs.client, admin = %addrs.admin, shards = fleet.shards().len(), "gateway started");

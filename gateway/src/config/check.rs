@@ -14,7 +14,9 @@ use tidegate_auth::dev::{is_name, may_listen_on};
 use tidegate_auth::token::{KEYS_MAX, LEEWAY_S_MAX};
 use tidegate_gateway_tls::Acceptor;
 
-use super::{Config, KeyConfig, ORIGINS_MAX, TlsConfig};
+use super::origins::normal;
+use super::proxies::{TRUSTED_MAX, network};
+use super::{Config, KeyConfig, ORIGINS_MAX, ProxyProtocol, TlsConfig};
 
 /// Something wrong in a configuration, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,7 @@ impl fmt::Display for Problem {
 }
 
 /// The sections and their keys. A test keeps this in step with [`Config`].
-const SECTIONS: [(&str, &[&str]); 8] = [
+const SECTIONS: [(&str, &[&str]); 9] = [
     (
         "",
         &[
@@ -42,6 +44,7 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "window_ms",
             "drain_ms",
             "origins",
+            "proxies",
             "tls",
             "link",
             "engine",
@@ -51,13 +54,24 @@ const SECTIONS: [(&str, &[&str]); 8] = [
             "limits",
         ],
     ),
+    ("proxies", &["trusted", "proxy_protocol"]),
     ("tls", &["addr", "echo_addr", "certificates", "client_certificates", "client_authorities"]),
     ("link", &["addr", "token_file", "credit_bytes"]),
     ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin", "io"]),
-    ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max"]),
+    ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max", "half_open_per_ip_max"]),
     ("auth", &["keys", "audiences", "issuers", "leeway_s", "dev", "dev_page_ports"]),
     ("compression", &["enabled", "bytes_min", "level"]),
-    ("limits", &["connections_max", "queue_bytes_max", "send_buffer_bytes", "message_bytes_max", "ping_interval_ms"]),
+    (
+        "limits",
+        &[
+            "connections_max",
+            "connections_per_ip_max",
+            "queue_bytes_max",
+            "send_buffer_bytes",
+            "message_bytes_max",
+            "ping_interval_ms",
+        ],
+    ),
 ];
 
 /// A hint is given for a key that is at most so many edits away.
@@ -113,9 +127,21 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     rule(config.window_ms <= 1000, "gateway.window_ms", "the batch window is 0 to 1000");
     rule(config.drain_ms <= 600_000, "gateway.drain_ms", "a drain takes at most 600000");
     rule(config.origins.len() <= ORIGINS_MAX, "gateway.origins", "at most 256 origins");
-    for origin in &config.origins {
-        rule(is_origin(origin), "gateway.origins", &format!("{origin:?} is not \"*\" or scheme://host[:port]"));
+    for origin in config.origins.iter().filter(|text| *text != "*" && normal(text).is_none()) {
+        let message = format!("{origin:?} is not \"*\", \"null\" or scheme://host[:port] without a path or pattern");
+        rule(false, "gateway.origins", &message);
     }
+    let trusted = &config.proxies.trusted;
+    rule(trusted.len() <= TRUSTED_MAX, "gateway.proxies.trusted", "at most 256 addresses and networks");
+    for text in trusted.iter().filter(|text| network(text).is_none()) {
+        let message = format!("{text:?} is not an address or a network such as \"10.0.0.0/8\" or \"::1\"");
+        rule(false, "gateway.proxies.trusted", &message);
+    }
+    rule(
+        config.proxies.proxy_protocol == ProxyProtocol::Off || !trusted.is_empty(),
+        "gateway.proxies.proxy_protocol",
+        "nobody is trusted to send a PROXY header: name the balancers in proxies.trusted",
+    );
     let loopback = |addr: Option<SocketAddr>| addr.is_none_or(|addr| may_listen_on(addr.ip()));
     for (addr, path) in [(config.echo_addr, "gateway.echo_addr"), (config.tls.echo_addr, "gateway.tls.echo_addr")] {
         rule(loopback(addr), path, "the echo listener has no auth: give it a loopback address");
@@ -191,11 +217,6 @@ pub(super) fn with_source(error: &dyn std::error::Error) -> String {
 fn readable(file: &Path) -> Option<String> {
     let error = fs::File::open(file).err()?;
     Some(format!("cannot read {}: {error}", file.display()))
-}
-
-fn is_origin(text: &str) -> bool {
-    let authority = text.split_once("://").map(|(_, rest)| rest);
-    text == "*" || authority.is_some_and(|rest| !rest.is_empty() && !rest.contains('/') && !rest.contains(' '))
 }
 
 fn is_http_url(text: &str) -> bool {

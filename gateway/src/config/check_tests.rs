@@ -66,6 +66,37 @@ fn every_problem_is_reported_at_once_with_a_hint() {
 }
 
 #[test]
+fn origins_and_proxies_that_are_none_are_named() {
+    let found = found(
+        r#"
+        origins = ["https://chat.example/", "*", "null", "https://*.example", "http://[::1]:3000"]
+        [proxies]
+        trusted = ["10.0.0.0/8", "10.0.0.0/33", "lb.example", "::1"]
+        proxy_protocol = "sometimes"
+    "#,
+    );
+    for (at, expected) in [
+        (0, "gateway.proxies.proxy_protocol: unknown variant `sometimes`"),
+        (1, "gateway.origins: \"https://chat.example/\" is not"),
+        (2, "gateway.origins: \"https://*.example\" is not"),
+        (3, "gateway.proxies.trusted: \"10.0.0.0/33\" is not an address or a network"),
+        (4, "gateway.proxies.trusted: \"lb.example\" is not"),
+    ] {
+        assert!(found[at].starts_with(expected), "{expected} is not at {at} of\n{found:#?}");
+    }
+    assert_eq!(found.len(), 5, "{found:#?}");
+}
+
+#[test]
+fn a_header_is_taken_from_nobody_only_if_it_is_asked_of_nobody() {
+    let asked = |word: &str| found(&format!("[proxies]\nproxy_protocol = {word:?}"));
+    assert_eq!(asked("off"), [""; 0]);
+    for word in ["optional", "required"] {
+        assert!(asked(word)[0].starts_with("gateway.proxies.proxy_protocol: nobody is trusted"), "{word}");
+    }
+}
+
+#[test]
 fn development_doors_stay_on_loopback() {
     let open = found("client_addr = \"0.0.0.0:8080\"\necho_addr = \"192.0.2.1:9001\"\n[auth]\ndev = true");
     assert_eq!(open.len(), 2, "{open:?}");

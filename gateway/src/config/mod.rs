@@ -4,6 +4,8 @@
 //! runs on: files read, keys parsed, sizes derived from the machine, units converted. Nothing reads [`Config`] after boot.
 
 mod check;
+mod origins;
+mod proxies;
 mod settings;
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -16,13 +18,12 @@ use tidegate_gateway_tls::{ClientCertificates, PairFiles, TlsFiles};
 use crate::io::IoChoice;
 
 pub use check::{Problem, check};
+pub use origins::{ORIGINS_MAX, Origins};
+pub use proxies::{Proxies, ProxiesConfig, ProxyProtocol};
 pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, Settings};
 
 /// The annotated default of this section, as `tidegate default-config` prints it.
 pub const DEFAULT_CONFIG: &str = include_str!("default.toml");
-
-/// Most origins of the allow-list.
-pub const ORIGINS_MAX: usize = 256;
 
 /// The `[gateway]` section as written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,7 @@ pub struct Config {
     pub drain_ms: u32,
     /// `Origin` values that may open a connection; `*` is any.
     pub origins: Vec<String>,
+    pub proxies: ProxiesConfig,
     pub tls: TlsConfig,
     pub link: LinkConfig,
     pub engine: EngineConfig,
@@ -147,6 +149,8 @@ pub struct HandshakeConfig {
     pub first_frame_ms: u32,
     /// Connections that may be in their handshake at once; 0: half the descriptor limit, with epoll an eighth.
     pub half_open_max: u32,
+    /// The same for one client address, with IPv6 for one /64; 0: no bound. Trusted hops have none.
+    pub half_open_per_ip_max: u32,
 }
 
 /// `[gateway.auth]`: who may connect.
@@ -196,6 +200,8 @@ pub struct CompressionConfig {
 pub struct LimitsConfig {
     /// Established connections of this node, at most as many as its rings have slots, or as epoll has descriptors.
     pub connections_max: u32,
+    /// The same for one client address, with IPv6 for one /64; 0: no bound. Trusted hops have none.
+    pub connections_per_ip_max: u32,
     /// Queued bytes of one connection before its streams go to `gap`.
     pub queue_bytes_max: u32,
     /// Kernel send buffer asked for each connection; 0: the kernel adapts it. What a slow reader can hold beside its queue.
@@ -216,6 +222,7 @@ impl Default for Config {
             window_ms: 50,
             drain_ms: 30_000,
             origins: Vec::new(),
+            proxies: ProxiesConfig::default(),
             tls: TlsConfig::default(),
             link: LinkConfig::default(),
             engine: EngineConfig::default(),
@@ -247,7 +254,7 @@ impl Default for CompressionConfig {
 
 impl Default for HandshakeConfig {
     fn default() -> Self {
-        HandshakeConfig { deadline_ms: 10_000, first_frame_ms: 5_000, half_open_max: 0 }
+        HandshakeConfig { deadline_ms: 10_000, first_frame_ms: 5_000, half_open_max: 0, half_open_per_ip_max: 0 }
     }
 }
 
@@ -255,6 +262,7 @@ impl Default for LimitsConfig {
     fn default() -> Self {
         LimitsConfig {
             connections_max: 1_000_000,
+            connections_per_ip_max: 0,
             queue_bytes_max: 256 * 1024,
             send_buffer_bytes: 32 * 1024,
             message_bytes_max: 64 * 1024,

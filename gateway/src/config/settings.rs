@@ -12,7 +12,8 @@ use tidegate_gateway_tls::Acceptor;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::check::{rules, with_source};
-use super::{Config, Problem, TlsConfig};
+use super::{Config, Origins, Problem, Proxies, TlsConfig};
+use crate::addresses::AddressLimits;
 use crate::io::{self, Backend, Io};
 
 /// Slots of a ring where none are configured and the descriptor limit allows more.
@@ -37,7 +38,8 @@ pub struct Settings {
     pub echo_addr: Option<SocketAddr>,
     pub window_ms: u32,
     pub drain_ms: u32,
-    pub origins: Vec<String>,
+    pub origins: Origins,
+    pub proxies: Proxies,
     pub tls: Option<TlsSettings>,
     pub link: LinkSettings,
     pub engine: EngineSettings,
@@ -90,6 +92,7 @@ pub struct HandshakeSettings {
     pub deadline: Duration,
     pub first_frame: Duration,
     pub half_open_max: usize,
+    pub per_address: AddressLimits,
     /// `?uid=` is accepted from this machine.
     pub dev: bool,
     pub dev_page_ports: Vec<u16>,
@@ -108,6 +111,9 @@ impl Settings {
             .map_err(|refusal| vec![Problem { path: "gateway.engine.io".into(), message: refusal.to_string() }])?;
         let room = Room::new(io.backend, config.handshake.half_open_max, descriptor_limit());
         let tls = tls(&config.tls).map_err(|problem| vec![problem])?;
+        let named = |path: &str, text: &str| vec![Problem { path: path.into(), message: format!("{text:?}") }];
+        let origins = Origins::resolve(&config.origins).map_err(|text| named("gateway.origins", text))?;
+        let proxies = Proxies::resolve(&config.proxies).map_err(|text| named("gateway.proxies.trusted", text))?;
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u16);
         let engine = engine(&config, cores, io, &room);
         let slots = u64::from(engine.shards) * u64::from(engine.rings_per_shard) * u64::from(engine.slots);
@@ -121,7 +127,8 @@ impl Settings {
             echo_addr: config.echo_addr,
             window_ms: config.window_ms,
             drain_ms: config.drain_ms,
-            origins: config.origins,
+            origins,
+            proxies,
             tls,
             link: LinkSettings { addr: config.link.addr, authorization, credit_bytes: config.link.credit_bytes },
             engine,
@@ -129,6 +136,10 @@ impl Settings {
                 deadline: Duration::from_millis(config.handshake.deadline_ms.into()),
                 first_frame: Duration::from_millis(config.handshake.first_frame_ms.into()),
                 half_open_max: room.half_open_max as usize,
+                per_address: AddressLimits {
+                    half_open_max: config.handshake.half_open_per_ip_max,
+                    connections_max: limits.connections_per_ip_max,
+                },
                 dev: config.auth.dev,
                 dev_page_ports: config.auth.dev_page_ports,
             },

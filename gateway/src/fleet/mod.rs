@@ -10,6 +10,7 @@
 
 mod hub_thread;
 mod mailbox;
+mod seated;
 mod shard_thread;
 
 use std::io;
@@ -26,12 +27,13 @@ use tidegate_gateway_tls::TlsStats;
 use tokio::sync::Notify;
 
 pub use hub_thread::{HubStatus, HubThread};
+pub use seated::Arriving;
 pub use shard_thread::ShardPlan;
 
 use shard_thread::Doorbell;
 
 /// What a shard's driver takes over.
-pub type Incoming = tidegate_gateway_tls::Incoming<std::os::fd::OwnedFd>;
+pub type Incoming = Arriving<tidegate_gateway_tls::Incoming<std::os::fd::OwnedFd>>;
 
 /// Promotions on their way to one shard.
 pub const PROMOTIONS_MAX: usize = 1024;

@@ -16,6 +16,7 @@ use tidegate_gateway_tls::{Secured, TlsStats};
 use tracing::{debug, warn};
 
 use super::mailbox::QueueMailbox;
+use super::seated::Seated;
 use super::{FleetError, HubInbox, Incoming, PROMOTIONS_MAX, ShardHandle};
 use crate::config::EngineSettings;
 use crate::io::Backend;
@@ -115,7 +116,7 @@ fn serve<D: Driver<Incoming = OwnedFd>>(opened: Result<(D, Doorbell), FleetError
     };
     let driver = Secured::new(driver);
     let tls = driver.stats();
-    let mut shard = Shard::new(id, driver, config, seed);
+    let mut shard = Shard::new(id, Seated::new(driver), config, seed);
     if started.send(Ok((doorbell, Arc::clone(shard.stats()), tls))).is_err() {
         return;
     }

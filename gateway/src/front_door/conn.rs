@@ -1,4 +1,4 @@
-//! One connection's way through the front door: TLS, head, judgement, 101, `connect` frame if owed, promotion.
+//! One connection's way through the front door: PROXY header, TLS, head, judgement, 101, `connect` frame if owed, promotion.
 
 use std::cell::RefCell;
 use std::error::Error as _;
@@ -11,19 +11,24 @@ use tidegate_gateway_core::shard::{Promoted, Promotion};
 use tidegate_gateway_core::ws::close::CloseCode;
 use tidegate_gateway_core::ws::{DeflateParams, Inflater, close_frame};
 use tidegate_gateway_ring::{Keepalive, SocketTuning, monotonic, own_stream, tune};
-use tidegate_gateway_tls::Acceptor;
+use tidegate_gateway_tls::{Acceptor, Incoming};
 use tracing::debug;
 
+use super::Shared;
 use super::budget::Budget;
+use super::caller::Caller;
 use super::first_frame::{FirstFrame, Verdict};
 use super::http::{HEAD_BYTES_MAX, Request, Scan};
 use super::identity::{Identity, Wishes, hello};
 use super::metrics::{DoorMetrics, Outcome, TlsKind};
+use super::proxy_header::{self, HEADER_BYTES_MAX, Source, Start};
 use super::refusal::Refusal;
 use super::rules::{Door, Rules};
 use super::upgrade::{Session, Upgrade, judge};
 use super::wire::{Lost, Parts, Wire};
-use crate::fleet::{Fleet, Incoming, Place};
+use crate::addresses::{Addresses, Seat, TooMany};
+use crate::config::ProxyProtocol;
+use crate::fleet::{Arriving, Fleet, Place};
 
 /// First size of the buffer for a head; it doubles as bytes come.
 const HEAD_BUFFER_BYTES: usize = 1024;
@@ -35,6 +40,8 @@ pub struct Hall {
     pub rules: Arc<Rules>,
     pub fleet: Arc<Fleet>,
     pub metrics: Arc<DoorMetrics>,
+    pub addresses: Arc<Addresses>,
+    pub half_open_max: usize,
     pub tuning: SocketTuning,
     /// Bytes of `connect` frames under way on this node.
     pub frame_bytes: Budget,
@@ -42,9 +49,10 @@ pub struct Hall {
 }
 
 impl Hall {
-    pub fn new(rules: Arc<Rules>, fleet: Arc<Fleet>, metrics: Arc<DoorMetrics>, frame_bytes: Budget) -> Hall {
-        let tuning = tuning(rules.send_buffer_bytes);
-        Hall { rules, fleet, metrics, tuning, frame_bytes, inflater: RefCell::new(Inflater::new()) }
+    pub fn new(shared: Shared, frame_bytes: Budget) -> Hall {
+        let Shared { rules, fleet, metrics, addresses, half_open_max, backend: _ } = shared;
+        let (tuning, inflater) = (tuning(rules.send_buffer_bytes), RefCell::new(Inflater::new()));
+        Hall { rules, fleet, metrics, addresses, half_open_max, tuning, frame_bytes, inflater }
     }
 }
 
@@ -52,6 +60,8 @@ impl Hall {
 enum Ended {
     /// Nothing to say any more.
     Silently(Outcome),
+    /// TLS failed, and what there is to say has been said.
+    Unsecured(Lost),
     Refused(Refusal),
     /// After the 101: frames to write, the close frame included.
     Closed(Vec<u8>, CloseCode),
@@ -73,35 +83,68 @@ impl From<Lost> for Ended {
     }
 }
 
-/// Serves one accepted connection to its promotion or end. With an acceptor it speaks TLS from its first byte.
-pub async fn serve(hall: Rc<Hall>, stream: TcpStream, door: Door, acceptor: Option<Arc<Acceptor>>) {
+/// Serves one accepted connection to its promotion or end. With an acceptor it speaks TLS from its first byte, or from
+/// where its PROXY header ends.
+pub async fn serve(hall: Rc<Hall>, stream: TcpStream, mut caller: Caller, door: Door, acceptor: Option<Arc<Acceptor>>) {
     let mut wire = Wire::new(stream, hall.rules.deadline);
-    if let Some(acceptor) = acceptor
-        && let Err(lost) = shake_hands(&hall, &mut wire, &acceptor).await
-    {
-        debug!(why = lost.source().map(tracing::field::display), "{lost}");
-        hall.metrics.handshake(lost.into());
-        return wire.abandon().await;
-    }
-    let visited = visit(&hall, &mut wire, door).await;
-    let outcome = match visited {
+    let visited = visit(&hall, &mut wire, &mut caller, door, acceptor.as_deref()).await;
+    let client = caller.address;
+    match visited {
         Ok(promotion) => {
+            debug!(%client, "accepted");
             promotion.carry_out(wire, &hall);
-            Outcome::Accepted
+            hall.metrics.handshake(Outcome::Accepted);
         }
-        Err(Ended::Silently(outcome)) => outcome,
+        Err(Ended::Silently(outcome)) => {
+            debug!(%client, why = outcome.label(), "ended in its handshake");
+            hall.metrics.handshake(outcome);
+        }
+        Err(Ended::Unsecured(lost)) => {
+            debug!(%client, why = lost.source().map(tracing::field::display), "{lost}");
+            hall.metrics.handshake(lost.into());
+            wire.abandon().await;
+        }
         Err(Ended::Refused(refusal)) => {
-            debug!(status = refusal.status, why = %refusal.message, "handshake refused");
+            debug!(%client, status = refusal.status, why = %refusal.message, "handshake refused");
+            hall.metrics.handshake(Outcome::of_status(refusal.status));
             wire.finish(refusal.render()).await;
-            Outcome::of_status(refusal.status)
         }
         Err(Ended::Closed(frames, code)) => {
-            debug!(code = code.number(), "closed before the session began");
+            debug!(%client, code = code.number(), "closed before the session began");
+            hall.metrics.handshake(Outcome::of_close(code));
             wire.finish(frames).await;
-            Outcome::of_close(code)
+        }
+    }
+}
+
+/// Reads what a balancer says before the connection's own first byte, and puts back what follows it.
+async fn hear_proxy(hall: &Hall, wire: &mut Wire, caller: &mut Caller, is_secure: bool) -> Result<(), Ended> {
+    let proxies = &hall.rules.proxies;
+    let mut buffer = Vec::with_capacity(HEADER_BYTES_MAX);
+    let (source, bytes) = loop {
+        match proxy_header::read(&buffer) {
+            Ok(Start::Unclear) => {
+                let (read, returned) = wire.read_into(buffer).await;
+                buffer = returned;
+                read?;
+            }
+            Ok(Start::Other) if caller.is_trusted() && proxies.protocol == ProxyProtocol::Required => {
+                return Err(Ended::Silently(Outcome::Proxy));
+            }
+            Ok(Start::Other) => break (None, 0),
+            Ok(Start::Header { source, bytes }) if caller.is_trusted() => break (Some(source), bytes),
+            // Whoever is not trusted could name anybody.
+            Ok(Start::Header { .. }) | Err(_) => return Err(Ended::Silently(Outcome::Proxy)),
         }
     };
-    hall.metrics.handshake(outcome);
+    buffer.drain(..bytes);
+    wire.put_back(buffer);
+    caller.is_proxied = source.is_some();
+    let Some(Source::Client(address)) = source else { return Ok(()) };
+    caller.name(address, proxies).map_err(|TooMany| match is_secure {
+        true => Ended::Silently(Outcome::RateLimited),
+        false => Ended::Refused(Refusal::TOO_MANY),
+    })
 }
 
 async fn shake_hands(hall: &Hall, wire: &mut Wire, acceptor: &Acceptor) -> Result<(), Lost> {
@@ -116,6 +159,7 @@ async fn shake_hands(hall: &Hall, wire: &mut Wire, acceptor: &Acceptor) -> Resul
 /// A session that is ready, with its place on a shard.
 struct Ready {
     place: Place,
+    seat: Option<Seat>,
     early: Vec<u8>,
     session: Promoted,
 }
@@ -129,16 +173,27 @@ impl Ready {
             // The peer is gone already; the shard finds out by itself.
             debug!(%error, "tuning a socket failed");
         }
-        let socket = Incoming { socket, session };
+        let socket = Arriving { connection: Incoming { socket, session }, seat: self.seat };
         self.place.promote(Promotion { socket, early: self.early, session: self.session });
     }
 }
 
-async fn visit(hall: &Hall, wire: &mut Wire, door: Door) -> Result<Ready, Ended> {
+async fn visit(
+    hall: &Hall,
+    wire: &mut Wire,
+    caller: &mut Caller,
+    door: Door,
+    acceptor: Option<&Acceptor>,
+) -> Result<Ready, Ended> {
+    if door == Door::Client && hall.rules.proxies.protocol != ProxyProtocol::Off {
+        hear_proxy(hall, wire, caller, acceptor.is_some()).await?;
+    }
+    if let Some(acceptor) = acceptor {
+        shake_hands(hall, wire, acceptor).await.map_err(Ended::Unsecured)?;
+    }
     let (buffer, head_len) = read_head(wire).await?;
-    let upgrade = Request::parse(&buffer[..head_len])
-        .and_then(|request| judge(&request, door, &hall.rules))
-        .map_err(Ended::Refused)?;
+    let upgrade = judge_head(&buffer[..head_len], hall, caller, door).map_err(Ended::Refused)?;
+    let seat = caller.seat().map_err(|TooMany| Ended::Refused(Refusal::TOO_MANY))?;
     let early = buffer[head_len..].to_vec();
     drop(buffer);
     let Upgrade { response, params, session } = upgrade;
@@ -146,7 +201,7 @@ async fn visit(hall: &Hall, wire: &mut Wire, door: Door) -> Result<Ready, Ended>
         Session::Echo => {
             let place = hall.fleet.reserve().ok_or(Ended::Refused(Refusal::OVERLOADED))?;
             wire.write(response).await?;
-            Ok(Ready { place, early, session: Promoted::Echo { params } })
+            Ok(Ready { place, seat, early, session: Promoted::Echo { params } })
         }
         Session::Ready { encoding, identity, wishes } => {
             let hello = hello(identity, wishes, encoding, params, None, &hall.rules)
@@ -154,14 +209,22 @@ async fn visit(hall: &Hall, wire: &mut Wire, door: Door) -> Result<Ready, Ended>
             // A full node says so while it still can in HTTP.
             let place = hall.fleet.reserve().ok_or(Ended::Refused(Refusal::OVERLOADED))?;
             wire.write(response).await?;
-            Ok(Ready { place, early, session: Promoted::Client { hello: Box::new(hello), params } })
+            Ok(Ready { place, seat, early, session: Promoted::Client { hello: Box::new(hello), params } })
         }
         Session::AwaitsConnect { encoding, identity, wishes } => {
             wire.write(response).await?;
-            let owed = Owed { encoding, params, identity, wishes };
+            let owed = Owed { encoding, params, identity, wishes, seat };
             await_connect(hall, wire, owed, early).await
         }
     }
+}
+
+fn judge_head(head: &[u8], hall: &Hall, caller: &mut Caller, door: Door) -> Result<Upgrade, Refusal> {
+    let request = Request::parse(head)?.behind_proxy(caller.is_proxied);
+    if door == Door::Client {
+        caller.read_forwarded(&request, &hall.rules)?;
+    }
+    judge(&request, door, &hall.rules)
 }
 
 /// Reads until the head is complete. Returns everything read and the head's length.
@@ -196,6 +259,7 @@ struct Owed {
     params: Option<DeflateParams>,
     identity: Option<Identity>,
     wishes: Wishes,
+    seat: Option<Seat>,
 }
 
 async fn await_connect(hall: &Hall, wire: &mut Wire, owed: Owed, early: Vec<u8>) -> Result<Ready, Ended> {
@@ -220,7 +284,7 @@ async fn await_connect(hall: &Hall, wire: &mut Wire, owed: Owed, early: Vec<u8>)
                 };
                 wire.write(out).await?;
                 let early = chunk.split_off(consumed);
-                return Ok(Ready { place, early, session: Promoted::Client { hello, params } });
+                return Ok(Ready { place, seat: owed.seat, early, session: Promoted::Client { hello, params } });
             }
         }
         wire.write(out).await?;

@@ -69,6 +69,7 @@ pub struct Request<'a> {
     /// After the `?`; empty if there is none.
     pub query: &'a str,
     fields: Vec<(&'a str, &'a [u8])>,
+    behind_proxy: bool,
 }
 
 impl<'a> Request<'a> {
@@ -89,7 +90,7 @@ impl<'a> Request<'a> {
         }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let fields = parsed.headers.iter().map(|field| (field.name, field.value)).collect();
-        let request = Request { method, path, query, fields };
+        let request = Request { method, path, query, fields, behind_proxy: false };
         request.check_framing()?;
         Ok(request)
     }
@@ -119,13 +120,20 @@ impl<'a> Request<'a> {
         Ok(self.values(name).collect::<Result<Vec<&str>, Refusal>>()?.join(", "))
     }
 
-    /// Whether a proxy has touched the request.
+    /// Whether its connection began with a PROXY header.
+    pub fn behind_proxy(mut self, is_proxied: bool) -> Request<'a> {
+        self.behind_proxy = is_proxied;
+        self
+    }
+
+    /// Whether a proxy has passed it on.
     pub fn forwarded(&self) -> bool {
         let traces = ["forwarded", "via"];
-        self.fields.iter().any(|(name, _)| {
-            let name = name.to_ascii_lowercase();
-            traces.contains(&name.as_str()) || name.starts_with("x-forwarded-")
-        })
+        self.behind_proxy
+            || self.fields.iter().any(|(name, _)| {
+                let name = name.to_ascii_lowercase();
+                traces.contains(&name.as_str()) || name.starts_with("x-forwarded-")
+            })
     }
 
     fn values(&self, name: &str) -> impl Iterator<Item = Result<&'a str, Refusal>> {

@@ -16,15 +16,19 @@ pub enum Outcome {
     NotWebSocket,
     /// Over a bound: half-open, connections, or a shard's queue.
     Overload,
+    /// Over a bound of one client address.
+    RateLimited,
     Timeout,
     /// The peer went away by itself.
     Gone,
     /// No TLS session came to be: garbage, another protocol, or nothing in common.
     Tls,
+    /// A PROXY header that is malformed, missing, or from somebody who is not trusted.
+    Proxy,
 }
 
 impl Outcome {
-    pub const ALL: [Outcome; 10] = [
+    pub const ALL: [Outcome; 12] = [
         Outcome::Accepted,
         Outcome::BadRequest,
         Outcome::Unauthenticated,
@@ -32,9 +36,11 @@ impl Outcome {
         Outcome::NotFound,
         Outcome::NotWebSocket,
         Outcome::Overload,
+        Outcome::RateLimited,
         Outcome::Timeout,
         Outcome::Gone,
         Outcome::Tls,
+        Outcome::Proxy,
     ];
 
     pub fn label(self) -> &'static str {
@@ -46,9 +52,11 @@ impl Outcome {
             Outcome::NotFound => "not_found",
             Outcome::NotWebSocket => "not_websocket",
             Outcome::Overload => "overload",
+            Outcome::RateLimited => "rate_limited",
             Outcome::Timeout => "timeout",
             Outcome::Gone => "gone",
             Outcome::Tls => "tls",
+            Outcome::Proxy => "proxy",
         }
     }
 
@@ -59,6 +67,7 @@ impl Outcome {
             404 => Outcome::NotFound,
             405 | 426 => Outcome::NotWebSocket,
             408 => Outcome::Timeout,
+            429 => Outcome::RateLimited,
             503 => Outcome::Overload,
             _ => Outcome::BadRequest,
         }

@@ -1,5 +1,5 @@
-//! The messy first seconds of a connection: accept, TLS, HTTP upgrade, credentials, the first frame. Ordinary async tasks on
-//! monoio threads of their own, at a lower priority, so that a flood of handshakes delays no delivery (R-GW-5).
+//! The messy first seconds of a connection: accept, PROXY header, TLS, HTTP upgrade, credentials, the first frame. Ordinary
+//! async tasks on monoio threads of their own, at a lower priority, so that a flood of handshakes delays no delivery (R-GW-5).
 //!
 //! Invariants: what is half open is bounded in number and bytes, and has a deadline; nothing of a stream is in flight when
 //! its descriptor moves to a shard; a token appears in no log line.
@@ -7,11 +7,14 @@
 //! What it does not do: SSE, long polling.
 
 mod budget;
+mod caller;
 mod conn;
 mod first_frame;
+pub mod forwarded;
 pub mod http;
 mod identity;
 pub mod metrics;
+pub mod proxy_header;
 pub mod query;
 mod refusal;
 pub mod rules;
@@ -19,7 +22,7 @@ mod upgrade;
 mod wire;
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -35,9 +38,11 @@ use tidegate_gateway_tls::Acceptor;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+use crate::addresses::{Addresses, TooMany};
 use crate::fleet::Fleet;
 use crate::io::Backend;
 use budget::{Budget, FIRST_FRAME_BYTES_MAX};
+use caller::Caller;
 use conn::{Hall, serve};
 use metrics::{DoorMetrics, Outcome};
 use refusal::Refusal;
@@ -71,6 +76,7 @@ pub struct Shared {
     pub rules: Arc<Rules>,
     pub fleet: Arc<Fleet>,
     pub metrics: Arc<DoorMetrics>,
+    pub addresses: Arc<Addresses>,
     pub half_open_max: usize,
     /// What the shards run on; the front door runs on the same.
     pub backend: Backend,
@@ -155,11 +161,10 @@ fn run(
     // io_uring wants a blocking listener (a non-blocking one is answered EAGAIN), epoll a non-blocking one.
     let nonblocking = shared.backend == Backend::Epoll;
     runtime.block_on(async move {
-        let half_open_max = shared.half_open_max;
-        let hall = Rc::new(Hall::new(shared.rules, shared.fleet, shared.metrics, budget));
+        let hall = Rc::new(Hall::new(shared, budget));
         let accepting = listeners.into_iter().map(|listening| {
             let (hall, stopped) = (Rc::clone(&hall), stopped.clone());
-            monoio::spawn(accept_all(listening, nonblocking, hall, half_open_max, stopped))
+            monoio::spawn(accept_all(listening, nonblocking, hall, stopped))
         });
         for task in accepting.collect::<Vec<_>>() {
             task.await;
@@ -185,13 +190,7 @@ fn runtime(backend: Backend) -> io::Result<Runtime> {
     })
 }
 
-async fn accept_all(
-    listening: Listening,
-    nonblocking: bool,
-    hall: Rc<Hall>,
-    half_open_max: usize,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn accept_all(listening: Listening, nonblocking: bool, hall: Rc<Hall>, mut stopped: watch::Receiver<bool>) {
     let (door, acceptor) = (listening.door, listening.acceptor);
     let opened = listening
         .listener
@@ -218,21 +217,24 @@ async fn accept_all(
             }
         };
         match accepted {
-            Ok((stream, _)) if hall.metrics.enter(half_open_max) => {
-                let (visit, acceptor) = (Visit { hall: Rc::clone(&hall) }, acceptor.clone());
-                monoio::spawn(async move {
-                    let hall = Rc::clone(&visit.hall);
-                    serve(hall, stream, door, acceptor).await;
-                    drop(visit);
-                });
-            }
-            Ok((stream, _)) => {
-                hall.metrics.handshake(Outcome::Overload);
-                // Over TLS nothing can be said before a handshake, and there is no time for one.
-                if acceptor.is_none() {
-                    turn_away(stream);
+            Ok((stream, peer)) => match admit(&hall, peer.ip()) {
+                Ok((visit, caller)) => {
+                    let acceptor = acceptor.clone();
+                    monoio::spawn(async move {
+                        let hall = Rc::clone(&visit.hall);
+                        serve(hall, stream, caller, door, acceptor).await;
+                        drop(visit);
+                    });
                 }
-            }
+                Err(refusal) => {
+                    debug!(client = %peer.ip(), status = refusal.status, "turned away");
+                    hall.metrics.handshake(Outcome::of_status(refusal.status));
+                    // Over TLS nothing can be said before a handshake, and there is no time for one.
+                    if acceptor.is_none() {
+                        turn_away(stream, &refusal);
+                    }
+                }
+            },
             Err(error) => {
                 hall.metrics.accept_failed();
                 debug!(%error, "accept failed");
@@ -247,16 +249,25 @@ struct Visit {
     hall: Rc<Hall>,
 }
 
+fn admit(hall: &Rc<Hall>, peer: IpAddr) -> Result<(Visit, Caller), Refusal> {
+    if !hall.metrics.enter(hall.half_open_max) {
+        return Err(Refusal::OVERLOADED);
+    }
+    let visit = Visit { hall: Rc::clone(hall) };
+    let caller = Caller::accepted(peer, &hall.rules.proxies, &hall.addresses).map_err(|TooMany| Refusal::TOO_MANY)?;
+    Ok((visit, caller))
+}
+
 impl Drop for Visit {
     fn drop(&mut self) {
         self.hall.metrics.leave();
     }
 }
 
-/// Answers 503 without reading and without waiting: the answer fits an empty socket buffer, or is not worth it.
-fn turn_away(stream: TcpStream) {
+/// Answers without reading and without waiting: the answer fits an empty socket buffer, or is not worth it.
+fn turn_away(stream: TcpStream, refusal: &Refusal) {
     let mut stream = std::net::TcpStream::from(own_stream(stream));
-    let answered = stream.set_nonblocking(true).and_then(|()| stream.write_all(&Refusal::OVERLOADED.render()));
+    let answered = stream.set_nonblocking(true).and_then(|()| stream.write_all(&refusal.render()));
     if answered.is_ok() {
         // A failure means that the peer is gone, which is what we want of it.
         let _ = stream.shutdown(std::net::Shutdown::Write);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use tidegate_gateway_core::client::errors::ErrorCode;
 
-/// Seconds after which an overloaded gateway asks to be tried again.
+/// Seconds after which who was refused for being too many may try again.
 const RETRY_AFTER_S: u32 = 1;
 
 /// An answer that ends a handshake.
@@ -26,6 +26,7 @@ impl Refusal {
     pub const UPGRADE: Refusal = Refusal::fixed(426, ErrorCode::BadRequest, "this is a WebSocket endpoint, version 13");
     pub const ORIGIN: Refusal = Refusal::fixed(403, ErrorCode::Forbidden, "this Origin may not connect");
     pub const TIMEOUT: Refusal = Refusal::fixed(408, ErrorCode::BadRequest, "the request's head took too long");
+    pub const TOO_MANY: Refusal = Refusal::fixed(429, ErrorCode::RateLimited, "too many connections from your address");
     pub const OVERLOADED: Refusal =
         Refusal::fixed(503, ErrorCode::Overloaded, "this gateway takes no more connections now");
 
@@ -53,7 +54,7 @@ impl Refusal {
             _ => "",
         };
         head.push_str(extra);
-        if self.status == 503 {
+        if matches!(self.status, 429 | 503) {
             let _ = write!(head, "Retry-After: {RETRY_AFTER_S}\r\n");
         }
         // A 426 must name Upgrade in Connection too (RFC 9110 §7.8).
@@ -77,6 +78,7 @@ fn reason(status: u16) -> &'static str {
         408 => "Request Timeout",
         414 => "URI Too Long",
         426 => "Upgrade Required",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         503 => "Service Unavailable",
         _ => "Error",

@@ -8,6 +8,7 @@ use tidegate_auth::Verifier;
 use tidegate_auth::dev::{DevRules, RequestFacts};
 use tidegate_gateway_core::ws::Limits;
 
+use crate::config::{Origins, Proxies};
 use crate::platforms::PlatformTable;
 
 /// Pings, pongs and closes per second before the `connect` frame.
@@ -29,8 +30,8 @@ pub struct Rules {
     pub deadline: Duration,
     pub first_frame: Duration,
     pub verifier: Verifier,
-    /// Allowed `Origin` values.
-    pub origins: Vec<String>,
+    pub origins: Origins,
+    pub proxies: Proxies,
     /// Development auth, if it is on.
     pub dev: Option<DevRules>,
     pub platforms: Arc<PlatformTable>,
@@ -46,8 +47,7 @@ impl Rules {
     /// Whether a page of this origin may connect. Without the header it is no browser.
     pub fn origin_ok(&self, origin: Option<&str>) -> bool {
         let Some(origin) = origin else { return true };
-        let listed = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
-        self.origins.iter().any(listed) || self.dev.as_ref().is_some_and(|dev| local_page(dev, origin))
+        self.origins.allow(origin) || self.dev.as_ref().is_some_and(|dev| local_page(dev, origin))
     }
 
     /// Limits of what comes before the `connect` frame is complete.
@@ -89,7 +89,8 @@ pub(crate) mod testing {
             deadline: Duration::from_secs(10),
             first_frame: Duration::from_secs(5),
             verifier: Verifier::new(vec![key], &VerifierConfig::default()).expect("verifier"),
-            origins: vec!["https://chat.example".into()],
+            origins: Origins::resolve(&["https://chat.example".into()]).expect("origins"),
+            proxies: Proxies::default(),
             dev: Some(DevRules { listener, tls_port: None, own_ports: vec![8080, 8090] }),
             platforms: Arc::default(),
             ping_interval_ms: 60_000,

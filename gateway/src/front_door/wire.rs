@@ -22,6 +22,9 @@ const LINGER_READ_BYTES: usize = 4096;
 /// Read size of sealed bytes: a usual hello fits.
 const SEALED_READ_BYTES: usize = 2048;
 
+// The first read of a TLS session takes all that was put back, so that nothing sealed is ever left unread.
+const _: () = assert!(super::proxy_header::HEADER_BYTES_MAX <= SEALED_READ_BYTES);
+
 /// How a read or write ended other than well.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
@@ -46,6 +49,8 @@ pub struct Wire {
 struct Socket {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
+    /// Read and put back.
+    unread: Vec<u8>,
 }
 
 /// What TLS needs beside the socket.
@@ -68,7 +73,13 @@ pub struct Parts {
 impl Wire {
     pub fn new(stream: TcpStream, deadline: Duration) -> Wire {
         let deadline = Box::pin(sleep_until(Instant::now() + deadline));
-        Wire { socket: Socket { stream, deadline }, secure: None }
+        Wire { socket: Socket { stream, deadline, unread: Vec::new() }, secure: None }
+    }
+
+    /// The next reads bring these bytes once more.
+    pub fn put_back(&mut self, bytes: Vec<u8>) {
+        debug_assert!(self.socket.unread.is_empty() && self.secure.is_none());
+        self.socket.unread = bytes;
     }
 
     /// Shakes hands. From here on everything read and written is sealed.
@@ -144,7 +155,7 @@ impl Wire {
     pub fn into_parts(self) -> Parts {
         let stream = self.socket.stream;
         match self.secure {
-            None => Parts { stream, session: None, unread: Vec::new() },
+            None => Parts { stream, session: None, unread: self.socket.unread },
             Some(secure) => Parts { stream, session: Some(secure.session), unread: secure.opened },
         }
     }
@@ -174,9 +185,17 @@ impl Socket {
         self.deadline.as_mut().reset(Instant::now() + span);
     }
 
-    async fn read_into(&mut self, buffer: Vec<u8>) -> (Result<usize, Lost>, Vec<u8>) {
+    async fn read_into(&mut self, mut buffer: Vec<u8>) -> (Result<usize, Lost>, Vec<u8>) {
         let (start, end) = (buffer.len(), buffer.capacity());
         debug_assert!(start < end, "no room to read into");
+        if !self.unread.is_empty() {
+            let fits = self.unread.len().min(end - start);
+            buffer.extend(self.unread.drain(..fits));
+            if self.unread.is_empty() {
+                self.unread = Vec::new();
+            }
+            return (Ok(fits), buffer);
+        }
         let canceller = Canceller::new();
         let reading = self.stream.cancelable_read(buffer.slice_mut(start..end), canceller.handle());
         let mut reading = pin!(reading);
