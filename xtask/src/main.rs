@@ -7,7 +7,9 @@ mod coverage;
 mod faults;
 mod sim;
 mod test;
+mod tls_flood;
 mod tls_pipe;
+mod tls_scan;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,6 +38,10 @@ enum Command {
     Autobahn(autobahn::Args),
     /// Real Kafka, Redis, PostgreSQL, etcd and OpenSearch on loopback, for tests of adapters: `up`, `down`, `status`.
     Servers(servers::Args),
+    /// What a flood of TLS handshakes does to the latency of those who are connected.
+    TlsFlood(tls_flood::Args),
+    /// Scans a TLS listener with sslyze: nothing but TLS 1.2 and 1.3 with AEAD suites may be found (needs Python 3 with venv).
+    TlsScan(tls_scan::Args),
     /// Runs a command where io_uring is forbidden, as in most containers: `cargo xtask no-uring -- COMMAND…`.
     NoUring(no_uring::Args),
 }
@@ -51,6 +57,8 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::run(&args),
         Command::Autobahn(args) => autobahn::run(&args),
         Command::Servers(args) => servers::run(&args),
+        Command::TlsFlood(args) => tls_flood::run(&args),
+        Command::TlsScan(args) => tls_scan::run(&args),
         Command::NoUring(args) => no_uring::run(&args),
     };
     match done {

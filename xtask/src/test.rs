@@ -4,7 +4,7 @@ use crate::command::{self, cache, cargo};
 use crate::sim;
 
 /// Test files whose gateway or node takes its driver from TIDEGATE_IO, and that are about what a socket does.
-const SPEAK_TO_A_GATEWAY: [&str; 8] = [
+const SPEAK_TO_A_GATEWAY: [&str; 9] = [
     "a_push_reaches_its_client",
     "client_operations",
     "close_codes_and_refusals",
@@ -13,10 +13,12 @@ const SPEAK_TO_A_GATEWAY: [&str; 8] = [
     "echo",
     "flood",
     "handshake",
+    "proxies",
 ];
 
 /// Those of them that can speak TLS.
-const SPEAK_TLS: [&str; 7] = ["credentials", "delivery", "drain", "echo", "flood", "handshake", "tls"];
+const SPEAK_TLS: [&str; 9] =
+    ["credentials", "delivery", "drain", "echo", "flood", "handshake", "proxies", "tls", "tls_bad_input"];
 
 /// Formatting, lints, every test.
 pub fn run_all(cargo: &str) -> anyhow::Result<()> {
