@@ -18,6 +18,7 @@
 pub mod acceptor;
 pub mod secured;
 pub mod session;
+mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 

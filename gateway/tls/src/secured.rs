@@ -14,6 +14,7 @@ use tidegate_gateway_core::driver::{CloseHow, Driver, Event, RegisterError, Sock
 use tidegate_gateway_core::ids::Now;
 
 use crate::session::{Received, Session};
+use crate::table::Table;
 
 /// Plaintext that is sealed for one send.
 const SEALED_BYTES_MAX: usize = 64 * 1024;
@@ -53,7 +54,7 @@ pub struct Secured<D> {
 /// What there is beside the inner driver.
 struct Layer {
     /// By the low half of the token, which is an index.
-    connections: Vec<Option<Box<Connection>>>,
+    connections: Table<Connection>,
     flight: Flight,
     arena: BytesMut,
     plain: Vec<u8>,
@@ -82,13 +83,19 @@ struct Sending {
 struct Connection {
     token: Token,
     session: Session,
+    owed: Option<Box<Owed>>,
+    /// Index of its send in the flight.
+    sending: u32,
+    reading: Reading,
+}
+
+/// What goes ahead of the next send. Hardly ever anything.
+#[derive(Default)]
+struct Owed {
     /// Sealed and not in the socket. It stands for the next byte that the caller sends, too.
     rest: Bytes,
     /// What the session itself has to say (an alert, say), sealed after the rest.
     answer: Vec<u8>,
-    /// Index of its send in the flight.
-    sending: u32,
-    reading: Reading,
 }
 
 /// What is still expected of the peer.
@@ -104,7 +111,7 @@ enum Reading {
 impl<D: Driver> Secured<D> {
     pub fn new(inner: D) -> Secured<D> {
         let layer = Layer {
-            connections: Vec::new(),
+            connections: Table::default(),
             flight: Flight::default(),
             arena: BytesMut::new(),
             plain: Vec::new(),
@@ -189,42 +196,31 @@ fn index(token: Token) -> usize {
 
 impl Layer {
     fn insert(&mut self, token: Token, session: Box<Session>) {
-        let at = index(token);
-        if self.connections.len() <= at {
-            self.connections.resize_with(at + 1, || None);
-        }
-        let connection = Connection {
-            token,
-            session: *session,
-            rest: Bytes::new(),
-            answer: Vec::new(),
-            sending: 0,
-            reading: Reading::Open,
-        };
-        self.connections[at] = Some(Box::new(connection));
+        let connection = Connection { token, session: *session, owed: None, sending: 0, reading: Reading::Open };
+        self.connections.insert(index(token), connection);
         self.stats.sessions.fetch_add(1, Ordering::Relaxed);
     }
 
     fn find(&mut self, token: Token) -> Option<&mut Connection> {
-        let connection = self.connections.get_mut(index(token))?.as_deref_mut()?;
-        (connection.token == token).then_some(connection)
+        self.connections.get_mut(index(token)).filter(|connection| connection.token == token)
     }
 
     fn seal(&mut self, token: Token, plain: &[u8]) -> Seal {
         let Layer { connections, arena, flight, stats, .. } = self;
-        let Some(connection) = connections.get_mut(index(token)).and_then(Option::as_deref_mut) else {
-            return Seal::Plain;
-        };
+        let Some(connection) = connections.get_mut(index(token)) else { return Seal::Plain };
         debug_assert_eq!(connection.token, token, "a token of a connection that is over");
         if arena.capacity() < ARENA_BYTES_LEFT_MIN {
             // What is still referred to stays where it is.
             arena.reserve(ARENA_BYTES);
         }
-        let owed = usize::from(!connection.rest.is_empty()).min(plain.len());
-        arena.extend_from_slice(&std::mem::take(&mut connection.rest));
-        arena.extend_from_slice(&std::mem::take(&mut connection.answer));
+        let mut begun = 0;
+        if let Some(owed) = connection.owed.take() {
+            begun = usize::from(!owed.rest.is_empty()).min(plain.len());
+            arena.extend_from_slice(&owed.rest);
+            arena.extend_from_slice(&owed.answer);
+        }
         let covered = plain.len().min(SEALED_BYTES_MAX);
-        let fresh = &plain[owed..covered];
+        let fresh = &plain[begun..covered];
         let before = arena.len();
         if !fresh.is_empty() && connection.session.seal(fresh, arena).is_err() {
             arena.clear();
@@ -245,7 +241,7 @@ impl Layer {
     /// The last bytes of a connection that is closed with everything sent.
     fn goodbye(&mut self, token: Token) -> Option<Bytes> {
         let connection = self.find(token)?;
-        let mut last = std::mem::take(&mut connection.answer);
+        let mut last = connection.owed.take().map(|owed| owed.answer).unwrap_or_default();
         if connection.reading != Reading::Broken && connection.session.seal_close(&mut last).is_err() {
             // A session that cannot speak any more just ends.
             last.clear();
@@ -265,7 +261,7 @@ impl Layer {
             }
             Event::Closed { token } => {
                 if self.find(token).is_some() {
-                    self.connections[index(token)] = None;
+                    self.connections.remove(index(token));
                     self.stats.sessions.fetch_sub(1, Ordering::Relaxed);
                 }
                 on_event(event);
@@ -278,11 +274,15 @@ impl Layer {
         let mut plain = std::mem::take(&mut self.plain);
         let Some(connection) = self.find(token) else { return };
         if connection.reading == Reading::Open {
-            connection.reading = match connection.session.receive(bytes, &mut plain, &mut connection.answer) {
+            let mut answer = Vec::new();
+            connection.reading = match connection.session.receive(bytes, &mut plain, &mut answer) {
                 Ok(Received::Open) => Reading::Open,
                 Ok(Received::Ended) => Reading::Ended,
                 Err(_) => Reading::Broken,
             };
+            if !answer.is_empty() {
+                connection.owed.get_or_insert_default().answer.append(&mut answer);
+            }
             let reading = connection.reading;
             if !plain.is_empty() {
                 on_event(Event::Data { token, bytes: &mut plain });
@@ -303,12 +303,12 @@ impl Layer {
     /// The driver took so much of what was sealed. Returns how much the caller hears of.
     fn cut_short(&mut self, token: Token, taken: usize) -> usize {
         let Layer { connections, flight, .. } = self;
-        let connection = connections.get_mut(index(token)).and_then(Option::as_deref_mut);
-        let Some(connection) = connection.filter(|connection| connection.token == token) else { return taken };
+        let connection = connections.get_mut(index(token)).filter(|connection| connection.token == token);
+        let Some(connection) = connection else { return taken };
         let sending = flight.sends.get_mut(connection.sending as usize);
         let Some(sending) = sending.filter(|sending| sending.token == token) else { return 0 };
         sending.is_short = true;
-        connection.rest = sending.sealed.slice(taken..);
+        connection.owed.get_or_insert_default().rest = sending.sealed.slice(taken..);
         sending.covered.saturating_sub(1)
     }
 

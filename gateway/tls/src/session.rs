@@ -23,7 +23,7 @@ const KEY_UPDATE_BYTES: usize = 64;
 /// shown what is incomplete.
 pub struct Session {
     connection: UnbufferedServerConnection,
-    incomplete: Vec<u8>,
+    incomplete: Box<[u8]>,
     is_broken: bool,
 }
 
@@ -52,7 +52,11 @@ pub enum TlsError {
 
 impl Session {
     pub fn new(config: Arc<ServerConfig>) -> Result<Session, TlsError> {
-        Ok(Session { connection: UnbufferedServerConnection::new(config)?, incomplete: Vec::new(), is_broken: false })
+        Ok(Session {
+            connection: UnbufferedServerConnection::new(config)?,
+            incomplete: Box::default(),
+            is_broken: false,
+        })
     }
 
     /// Whether the handshake is not over.
@@ -83,16 +87,13 @@ impl Session {
         }
         let received = if self.incomplete.is_empty() {
             let (used, received) = self.process(bytes, plain, answer);
-            self.incomplete.extend_from_slice(&bytes[used..]);
+            self.incomplete = bytes[used..].into();
             received
         } else {
-            let mut all = std::mem::take(&mut self.incomplete);
+            let mut all = std::mem::take(&mut self.incomplete).into_vec();
             all.extend_from_slice(bytes);
             let (used, received) = self.process(&mut all, plain, answer);
-            if used < all.len() {
-                all.drain(..used);
-                self.incomplete = all;
-            }
+            self.incomplete = all[used..].into();
             received
         };
         let bounded = match received {
@@ -101,7 +102,7 @@ impl Session {
         };
         if bounded.is_err() {
             self.is_broken = true;
-            self.incomplete = Vec::new();
+            self.incomplete = Box::default();
         }
         bounded
     }
