@@ -4,7 +4,7 @@ use crate::command::{self, cache, cargo};
 use crate::sim;
 
 /// Test files whose gateway or node takes its driver from TIDEGATE_IO, and that are about what a socket does.
-const SPEAK_TO_A_GATEWAY: [&str; 9] = [
+const SPEAK_TO_A_GATEWAY: [&str; 10] = [
     "a_push_reaches_its_client",
     "client_operations",
     "close_codes_and_refusals",
@@ -12,6 +12,7 @@ const SPEAK_TO_A_GATEWAY: [&str; 9] = [
     "drain",
     "echo",
     "flood",
+    "half_open_tls_handshakes",
     "handshake",
     "proxies",
 ];
