@@ -162,13 +162,14 @@ impl Client {
     }
 
     pub async fn send_text(&mut self, text: &str) {
-        let frame = Frame::text(Payload::Borrowed(text.as_bytes()));
-        self.socket.write_frame(frame).await.expect("sent");
+        self.send_frame(true, OpCode::Text, text.as_bytes()).await;
     }
 
     pub async fn send_frame(&mut self, fin: bool, opcode: OpCode, payload: &[u8]) {
         let frame = Frame::new(fin, opcode, None, Payload::Borrowed(payload));
         self.socket.write_frame(frame).await.expect("sent");
+        // Over TLS the end of a frame may wait in the session for room in the socket.
+        self.socket.flush().await.expect("sent");
     }
 
     /// Any frame, pongs included, from a connection that answers nothing by itself.
