@@ -61,6 +61,7 @@ impl Bench {
     pub fn new(config: HubConfig) -> Bench {
         let mut bench =
             Bench { hub: Hub::new(config, 7), now: Now(1_000_000_000), shard: Vec::new(), link: Vec::new(), lsn: 0 };
+        bench.hub.set_partitions(bench.now, Partitions::ONE).expect("told once");
         bench.link(FromLink::Up);
         bench.link.clear();
         bench
@@ -68,11 +69,11 @@ impl Bench {
 
     pub fn collect(&mut self) {
         self.shard.extend(std::iter::from_fn(|| self.hub.poll_shard()).map(|(_, command)| command));
-        self.link.extend(std::iter::from_fn(|| self.hub.poll_link()));
+        self.link.extend(std::iter::from_fn(|| self.hub.poll_link()).map(|(_, item)| item));
     }
 
     pub fn link(&mut self, item: FromLink) {
-        self.hub.handle_link(self.now, item);
+        self.hub.handle_link(self.now, PartitionId(0), item);
         self.collect();
     }
 
