@@ -50,7 +50,7 @@ use fleet::{Fleet, FleetError, HubStatus, HubThread, ShardPlan, hub_queue};
 use front_door::metrics::DoorMetrics;
 use front_door::rules::{Door, Rules};
 use front_door::{FrontDoor, Listening, Shared, bind};
-use link::{Identity, Link, LinkState};
+use link::{Identity, LinkSet, LinkStates, Topology};
 use platforms::PlatformTable;
 use reload::TlsReload;
 
@@ -121,16 +121,20 @@ impl Gateway {
         let (inbox, outlet) = hub_queue();
         let (fleet, shard_threads) = Fleet::start(&shard_plan(&settings)?, &inbox)?;
         let platforms = Arc::new(PlatformTable::default());
-        let (link_state, hub_status) = (Arc::new(LinkState::default()), Arc::new(HubStatus::default()));
+        let (link_states, hub_status) = (Arc::new(LinkStates::default()), Arc::new(HubStatus::default()));
         let hub_config = hub_config(&settings);
-        let link = Link {
-            target,
+        let topology = match target {
+            LinkTarget::Configured => Topology::fixed(&settings.link.addrs),
+            LinkTarget::InProcess(acceptor) => Topology::InProcess(acceptor),
+        };
+        let links = LinkSet {
+            topology,
             settings: settings.link,
             identity: Identity { gateway: settings.name, incarnation },
             platforms: Arc::clone(&platforms),
-            state: Arc::clone(&link_state),
+            states: Arc::clone(&link_states),
         };
-        let hub = HubThread::start(hub_config, Arc::clone(&fleet), outlet, link, Arc::clone(&hub_status))
+        let hub = HubThread::start(hub_config, Arc::clone(&fleet), outlet, links, Arc::clone(&hub_status))
             .map_err(StartError::Thread)?;
         let metrics = Arc::new(DoorMetrics::default());
         let draining = Arc::new(AtomicBool::new(false));
@@ -142,7 +146,7 @@ impl Gateway {
             fleet: Arc::clone(&fleet),
             door: Arc::clone(&metrics),
             tls: reload.as_ref().map(TlsReload::status),
-            link: link_state,
+            links: link_states,
             hub: hub_status,
             io: settings.engine.io,
             draining: Arc::clone(&draining),

@@ -42,9 +42,9 @@ pub fn up(gateway: GatewayId, origin: Origin, value: ToLink) -> Up {
             return Up::Request { corr, command };
         }
         ToLink::Forget { stream } => Input::Interest { gateway, add: Vec::new(), remove: vec![stream_up(&stream)] },
-        ToLink::Announce { streams, positions } => {
+        ToLink::Announce { streams, position } => {
             let add = streams.iter().map(stream_up).collect();
-            let ours = positions.iter().find(|position| position.partition.0 == origin.partition.0);
+            let ours = position.filter(|position| position.partition.0 == origin.partition.0);
             let cursor = ours.map(|place| (control::OwnerEpoch(place.owner_epoch), control::Lsn(place.lsn)));
             let interest = Input::Interest { gateway, add, remove: Vec::new() };
             return Up::Inputs(vec![interest, Input::InterestEnd { gateway, cursor }]);

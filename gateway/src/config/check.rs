@@ -74,6 +74,9 @@ const SECTIONS: [(&str, &[&str]); 9] = [
     ),
 ];
 
+/// Nodes of control that a gateway is told of by its configuration; more are for a registry.
+const LINK_ADDRS_MAX: usize = 64;
+
 /// A hint is given for a key that is at most so many edits away.
 const HINT_EDITS_MAX: usize = 3;
 
@@ -156,7 +159,10 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     let fixed: Vec<SocketAddr> = addrs.flatten().filter(|addr| addr.port() != 0).collect();
     let distinct: BTreeSet<&SocketAddr> = fixed.iter().collect();
     rule(distinct.len() == fixed.len(), "gateway.client_addr", "two listeners have the same address");
-    rule(is_http_url(&config.link.addr), "gateway.link.addr", "use http://host:port");
+    let addrs = config.link.addr.as_ref().map_or(&[][..], |addr| addr.as_slice());
+    rule(addrs.iter().all(|addr| is_http_url(addr)), "gateway.link.addr", "use http://host:port");
+    let some = config.link.addr.is_none() || !addrs.is_empty();
+    rule(some && addrs.len() <= LINK_ADDRS_MAX, "gateway.link.addr", "1 to 64 addresses");
     rule((64 << 10..=1 << 30).contains(&config.link.credit_bytes), "gateway.link.credit_bytes", "64 KiB to 1 GiB");
     rule(config.engine.shards <= 1024, "gateway.engine.shards", "at most 1024 shards");
     rule(config.engine.rings_per_shard <= 256, "gateway.engine.rings_per_shard", "at most 256");

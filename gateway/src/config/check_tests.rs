@@ -24,6 +24,7 @@ fn the_annotated_default_is_the_default() {
 fn the_list_of_keys_is_complete() {
     let key = KeyConfig { algorithm: tidegate_auth::Algorithm::HS256, id: None, file: "k".into() };
     let mut full = Config { echo_addr: Some("127.0.0.1:1".parse().expect("address")), ..Config::default() };
+    full.link.addr = Some(crate::config::OneOrMany::One("http://127.0.0.1:1".into()));
     full.link.token_file = Some(PathBuf::from("t"));
     full.auth.keys.push(key);
     (full.tls.addr, full.tls.echo_addr) = (full.echo_addr, full.echo_addr);

@@ -25,6 +25,9 @@ pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, Settings};
 /// The annotated default of this section, as `tidegate default-config` prints it.
 pub const DEFAULT_CONFIG: &str = include_str!("default.toml");
 
+/// Where control is unless something is configured.
+pub const LINK_ADDR: &str = "http://127.0.0.1:9090";
+
 /// The `[gateway]` section as written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -113,13 +116,32 @@ impl TlsConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LinkConfig {
-    /// `http://host:port` of control's gRPC listener. Not used by a gateway that runs in control's process.
-    pub addr: String,
+    /// `http://host:port` of control's gRPC listener, or of several nodes' that own the partitions between them. Not used by a
+    /// gateway that runs in control's process. None: [`LINK_ADDR`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<OneOrMany>,
     /// File with the service token that is shown to control.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// Bytes of deliveries that control may have under way.
+    /// Bytes of deliveries that control may have under way, over all partitions.
     pub credit_bytes: u64,
+}
+
+/// A value where most write one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            OneOrMany::One(one) => std::slice::from_ref(one),
+            OneOrMany::Many(many) => many,
+        }
+    }
 }
 
 /// `[gateway.engine]`: threads, I/O, rings.
@@ -236,7 +258,7 @@ impl Default for Config {
 
 impl Default for LinkConfig {
     fn default() -> Self {
-        LinkConfig { addr: "http://127.0.0.1:9090".into(), token_file: None, credit_bytes: 8 << 20 }
+        LinkConfig { addr: None, token_file: None, credit_bytes: 8 << 20 }
     }
 }
 

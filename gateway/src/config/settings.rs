@@ -12,7 +12,7 @@ use tidegate_gateway_tls::Acceptor;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::check::{rules, with_source};
-use super::{Config, Origins, Problem, Proxies, TlsConfig};
+use super::{Config, LINK_ADDR, Origins, Problem, Proxies, TlsConfig};
 use crate::addresses::AddressLimits;
 use crate::io::{self, Backend, Io};
 
@@ -59,7 +59,8 @@ pub struct TlsSettings {
 
 /// The way to control.
 pub struct LinkSettings {
-    pub addr: String,
+    /// At least one.
+    pub addrs: Vec<String>,
     /// `authorization` metadata; marked sensitive, so that it is in no log.
     pub authorization: Option<MetadataValue<Ascii>>,
     pub credit_bytes: u64,
@@ -120,6 +121,8 @@ impl Settings {
         let mut limits = config.limits;
         let connections_max = u32::try_from(slots).unwrap_or(u32::MAX).min(room.connections_max);
         limits.connections_max = limits.connections_max.min(connections_max);
+        let addrs =
+            config.link.addr.as_ref().map_or_else(|| vec![LINK_ADDR.to_owned()], |addr| addr.as_slice().to_vec());
         Ok(Settings {
             name: config.name,
             client_addr: config.client_addr,
@@ -130,7 +133,7 @@ impl Settings {
             origins,
             proxies,
             tls,
-            link: LinkSettings { addr: config.link.addr, authorization, credit_bytes: config.link.credit_bytes },
+            link: LinkSettings { addrs, authorization, credit_bytes: config.link.credit_bytes },
             engine,
             handshake: HandshakeSettings {
                 deadline: Duration::from_millis(config.handshake.deadline_ms.into()),
@@ -153,7 +156,7 @@ impl Settings {
 impl fmt::Debug for LinkSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authorization = self.authorization.as_ref().map(|_| "…");
-        f.debug_struct("LinkSettings").field("addr", &self.addr).field("authorization", &authorization).finish()
+        f.debug_struct("LinkSettings").field("addrs", &self.addrs).field("authorization", &authorization).finish()
     }
 }
 
