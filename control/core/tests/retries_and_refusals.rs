@@ -210,6 +210,7 @@ fn push(said: Said, number: usize) -> Push {
     let key = said.keyed.then(|| Box::<str>::from(format!("k{number}")));
     let sender = SENDERS[said.sender];
     Push {
+        id: None,
         to: TARGETS[said.to].parse().expect("a stream"),
         sender: sender.map(|uid| uid.parse().expect("a uid")),
         from: "billing".into(),

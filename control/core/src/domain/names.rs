@@ -226,6 +226,25 @@ impl fmt::Display for MessageId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(pub u32);
 
+impl PartitionId {
+    /// Partitions that a cluster may have.
+    pub const COUNT_MAX: u32 = 512;
+
+    /// The one partition that sequences a stream. Gateways compute the same; the definition never changes, since it says
+    /// whose log holds a stream. FNV-1a (Fowler, Noll, Vo) finished as MurmurHash3 does, because the low bits of FNV alone
+    /// are weak.
+    pub fn of(stream: &StreamKey, partitions: u32) -> PartitionId {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for byte in stream.as_str().bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        hash ^= hash >> 33;
+        PartitionId((hash % u64::from(partitions.max(1))) as u32)
+    }
+}
+
 /// Rises with every change of a partition's owner; what an older owner still says is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerEpoch(pub u64);
@@ -269,6 +288,18 @@ mod tests {
         for bad in ["", "u:", "u", "x:a", "u:a b", "u:a\r\n", "u:ä", "c:b:a", "c:a", "c::a", "c:a:b:c", "U:a", &long] {
             assert_eq!(bad.parse::<StreamKey>(), Err(BadName), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn streams_spread_evenly_over_partitions_and_always_alike() {
+        let mut counts = [0; 20];
+        for user in 0..20_000 {
+            let stream: StreamKey = format!("u:user-{user}").parse().expect("a stream");
+            let PartitionId(partition) = PartitionId::of(&stream, 20);
+            counts[partition as usize] += 1;
+            assert_eq!(PartitionId::of(&stream, 1), PartitionId(0));
+        }
+        assert!(counts.iter().all(|count| (850..1_150).contains(count)), "{counts:?}");
     }
 
     #[test]

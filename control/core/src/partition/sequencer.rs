@@ -17,7 +17,7 @@ use super::stats::PartitionStats;
 use crate::domain::{Epoch, ErrorCode, Lsn, PartitionId, Record, Refusal, Timestamp};
 use crate::partition::api::Origin;
 use crate::planted::{self, Bug};
-use crate::ports::{MessageStore, StoreError};
+use crate::ports::{MessageStore, Progress, StoreError};
 
 /// Commits that may fail in a row before the batch is given up and its commands are refused with UNAVAILABLE.
 pub const COMMIT_TRIES_MAX: u32 = 20;
@@ -41,6 +41,8 @@ pub struct Partition<S> {
     pub(super) stats: PartitionStats,
     /// Commits of the present batch that found the store unavailable.
     tries: u32,
+    /// What the log owed to other partitions has arrived up to here; not committed yet.
+    routed: Option<Lsn>,
     maintained: Timestamp,
 }
 
@@ -99,6 +101,7 @@ impl<S: MessageStore> Partition<S> {
             links: Links::new(seed, config.interest_max),
             stats: PartitionStats::default(),
             tries: 0,
+            routed: None,
             maintained: Timestamp::default(),
             store,
             config,
@@ -165,6 +168,7 @@ impl<S: MessageStore> Partition<S> {
         for (gateway, open) in self.links.take_deferred() {
             self.decide_open(gateway, open)?;
         }
+        self.ask_ahead(inputs)?;
         for input in inputs.drain(..) {
             match input {
                 Input::Command { token, command } => {
@@ -180,6 +184,10 @@ impl<S: MessageStore> Partition<S> {
                     self.decide_open(gateway, open)?;
                 }
                 Input::Tick => self.batch.tick = true,
+                Input::Consumed(consumed) => {
+                    self.batch.progress.advance(Progress { consumed: Some(consumed), routed: None });
+                }
+                Input::Routed(lsn) => self.routed = Some(lsn).max(self.routed),
                 input => {
                     let before = self.batch.records.len() as u32;
                     self.batch.effects.push(Effect::Link { input, before });
@@ -206,20 +214,28 @@ impl<S: MessageStore> Partition<S> {
                 Ok(())
             }
             Command::Heads { uid, streams } => self.decide_heads(token, uid, streams),
+            Command::Errand(errand) => self.decide_errand(token, errand),
         }
     }
 
     /// Commits the decided batch and does what follows from it.
     fn finish(&mut self, out: &mut Vec<Output>) -> Result<(), StoreError> {
         let records = self.batch.records.len() as u64;
-        let last = match self.batch.records.is_empty() {
+        if records > 0 || (self.batch.tick && elapsed(self.maintained, self.now, MAINTAIN_EVERY_MS)) {
+            // Not worth a commit of its own before the next tick: what it spares a successor is work, not errors.
+            self.batch.progress.advance(Progress { consumed: None, routed: self.routed });
+        }
+        let last = match self.batch.records.is_empty() && self.batch.progress.is_empty() {
             true => self.store.last_lsn(),
-            false => match self.store.commit(&self.batch.records) {
+            false => match self.store.commit_with(&self.batch.records, self.batch.progress) {
                 Ok(last) => last,
                 Err(StoreError::Unavailable(why)) => return self.put_off(why, out),
                 Err(error) => return Err(error),
             },
         };
+        if self.routed <= self.batch.progress.routed {
+            self.routed = None;
+        }
         self.tries = 0;
         self.heads.commit();
         if records > 0 {
@@ -304,6 +320,12 @@ impl<S: MessageStore> Partition<S> {
                 self.answer(token, result, out);
             }
             Effect::Open(opening) => self.open(*opening, out)?,
+            Effect::Errands { record } => self.perform_errands(lsn_of(record), &records[record as usize], out),
+            Effect::Joined { record } => {
+                if let Record::Joined(joined) = &records[record as usize] {
+                    self.links.route_joined(lsn_of(record), joined, &mut self.stats, out);
+                }
+            }
             Effect::Link { input, before: records } => {
                 let at = Lsn(before.0 + u64::from(records));
                 self.links.input(input, self.origin.owner_epoch, at, &mut self.stats, out);
@@ -331,7 +353,11 @@ impl<S: MessageStore> Partition<S> {
             Effect::Link { input, .. } => {
                 self.links.input(input, self.origin.owner_epoch, last, &mut self.stats, out);
             }
-            Effect::Route { .. } | Effect::Ephemeral { .. } | Effect::Dismissed { .. } => {}
+            Effect::Route { .. }
+            | Effect::Ephemeral { .. }
+            | Effect::Dismissed { .. }
+            | Effect::Errands { .. }
+            | Effect::Joined { .. } => {}
         }
     }
 
