@@ -55,7 +55,7 @@ impl Gateway {
 
     async fn attach(channel: Channel, incarnation: u64) -> Gateway {
         let mut gateway = Gateway::dial(channel, |_| {}).await.expect("attached");
-        let hello = LinkHello { gateway: "gw-1".into(), incarnation, credit_bytes: 1 << 20 };
+        let hello = LinkHello { gateway: "gw-1".into(), incarnation, credit_bytes: 1 << 20, partition: 0 };
         gateway.send([link_up_item::Item::Hello(hello)]).await;
         match gateway.next().await.expect("an item") {
             link_down_item::Item::Attached(attached) => assert_eq!(attached.partitions, 1),
@@ -107,6 +107,7 @@ impl Gateway {
             stream: (*stream).to_owned(),
             after: cursor.map(|(after, _)| after),
             epoch: cursor.map(|(_, epoch)| epoch.to_owned()).unwrap_or_default(),
+            auto: false,
         };
         let open = LinkOpen {
             corr: 7,

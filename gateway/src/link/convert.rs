@@ -64,6 +64,8 @@ pub fn from_wire(
         Item::Reply(reply) => self::reply(reply, platforms)?,
         Item::Membership(membership) => self::membership(membership)?,
         Item::Attached(_) => return Err(InvalidItem::AttachedTwice),
+        // This gateway has one attachment still: no stream is elsewhere.
+        Item::Also(_) => return Ok(()),
     });
     Ok(())
 }
@@ -311,7 +313,7 @@ fn open_stream(open: OpenStream) -> v1::LinkOpenStream {
         Some((epoch, seq)) => (epoch.to_string(), Some(seq.0)),
         None => (String::new(), None),
     };
-    v1::LinkOpenStream { stream: open.stream.to_string(), after, epoch }
+    v1::LinkOpenStream { stream: open.stream.to_string(), after, epoch, auto: false }
 }
 
 fn connection(uid: &Uid, device: String, platform: String, connection_id: String) -> v1::LinkConnection {

@@ -232,6 +232,7 @@ impl Link {
             gateway: self.identity.gateway.clone(),
             incarnation: self.identity.incarnation,
             credit_bytes: self.settings.credit_bytes,
+            partition: 0,
         };
         v1::LinkUp { items: vec![v1::LinkUpItem { item: Some(v1::link_up_item::Item::Hello(hello)) }] }
     }
