@@ -9,7 +9,7 @@ use tidegate_control_core::ports::{StoreError, StoreReader};
 use crate::adapters::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::runtime::{self, OnFatal, Started};
+use crate::runtime::{self, Hooks, OnFatal, Started};
 
 /// The one partition of an embedded store.
 const PARTITION: PartitionId = PartitionId(0);
@@ -45,7 +45,8 @@ pub fn compose(config: &Config, metrics: Arc<Metrics>, on_fatal: OnFatal) -> Res
     let partition_config = PartitionConfig { auto_groups: config.auto_groups, ..PartitionConfig::default() };
     let partition = Partition::new(PARTITION, store, partition_config, seed()?)?;
     let origin = partition.origin();
-    let started = runtime::spawn(partition, metrics, on_fatal)?;
+    let hooks = Hooks { partition: PARTITION, metrics, on_fatal, errands: None };
+    let started = runtime::spawn(partition, hooks)?;
     Ok(Composed { started, reader, origin })
 }
 

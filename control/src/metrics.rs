@@ -1,5 +1,6 @@
 //! What control counts, in Prometheus' text form at `/metrics`.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
@@ -9,6 +10,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionStats;
 use tidegate_control_core::partition::stats::CODES;
 
@@ -31,7 +33,7 @@ pub struct Metrics {
     queue_depth: Gauge,
     connections: Gauge,
     log_records: Gauge,
-    last: Mutex<PartitionStats>,
+    last: Mutex<HashMap<PartitionId, PartitionStats>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -124,9 +126,10 @@ impl Metrics {
         self
     }
 
-    /// Takes the partition's counters over.
-    pub fn partition(&self, now: &PartitionStats) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes a partition's counters over.
+    pub fn partition(&self, partition: PartitionId, now: &PartitionStats) {
+        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = all.entry(partition).or_default();
         let p = &self.partition;
         let rises = [
             (&p.pushes, last.pushes, now.pushes),
@@ -152,8 +155,15 @@ impl Metrics {
                 self.refusals.get_or_create(&Refused { code: code.as_str() }).inc_by(rise);
             }
         }
-        self.interest.set(now.interest as i64);
         *last = *now;
+        self.interest.set(all.values().map(|stats| stats.interest as i64).sum());
+    }
+
+    /// The partition is owned elsewhere from now on; should it come back, its counters begin anew.
+    pub fn partition_gone(&self, partition: PartitionId) {
+        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&partition);
+        self.interest.set(all.values().map(|stats| stats.interest as i64).sum());
     }
 
     /// Targets of pushes that were refused, whoever refused them.
@@ -180,11 +190,11 @@ mod tests {
     fn the_text_follows_the_partition_and_the_api() {
         let metrics = Metrics::new();
         let mut stats = PartitionStats { pushes: 3, duplicates: 2, records: 4, interest: 6, ..Default::default() };
-        metrics.partition(&stats);
+        metrics.partition(PartitionId(0), &stats);
         stats.pushes = 5;
         stats.refusals[0] = 1;
-        metrics.partition(&stats);
-        metrics.partition(&stats);
+        metrics.partition(PartitionId(0), &stats);
+        metrics.partition(PartitionId(0), &stats);
         metrics.refused(1);
         metrics.commit_seconds.observe(0.004);
         let text = metrics.encode(Snapshot { queue_depth: 7, log_records: 12, connections: 5 }).expect("text");

@@ -81,6 +81,7 @@ fn push(to: &StreamKey, sender: Option<Uid>, key: Option<usize>) -> Push {
     };
     Push {
         id: None,
+        ack_durable: false,
         to: to.clone(),
         sender,
         from: "billing".into(),

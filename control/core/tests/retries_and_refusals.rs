@@ -211,6 +211,7 @@ fn push(said: Said, number: usize) -> Push {
     let sender = SENDERS[said.sender];
     Push {
         id: None,
+        ack_durable: false,
         to: TARGETS[said.to].parse().expect("a stream"),
         sender: sender.map(|uid| uid.parse().expect("a uid")),
         from: "billing".into(),

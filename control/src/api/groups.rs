@@ -192,8 +192,7 @@ pub async fn add(
     }
     let command = |uid: &Uid| Command::AddMember { gid: gid.clone(), uid: uid.clone(), by: by.clone() };
     let pending = api.sequencer.submit(named.iter().map(command).collect())?;
-    let answers = tokio::time::timeout(api.patience(), pending).await;
-    let answers = answers.unwrap_or_else(|_elapsed| Err(crate::runtime::late()))?;
+    let answers = pending.within(api.patience()).await?;
     if answers.iter().all(Result::is_err)
         && let Some(Err(refusal)) = answers.first()
     {

@@ -78,7 +78,7 @@ fn up_open(open: v1::LinkOpen) -> Result<LinkOpen, BadItem> {
     let stream = |asked: v1::LinkOpenStream| {
         let stream = asked.stream.parse().map_err(|_| BadItem::Stream)?;
         let cursor = asked.after.map(|after| (asked.epoch.into(), Seq(after)));
-        Ok(LinkOpenStream { stream, cursor })
+        Ok(LinkOpenStream { stream, cursor, auto: asked.auto })
     };
     Ok(LinkOpen {
         corr: corr(open.corr)?,
@@ -145,6 +145,8 @@ fn up_send(sender: Uid, send: v1::LinkSend) -> Result<Push, Refusal> {
     check_content(&kind, &content, true)?;
     check_metadata(&send.metadata).map_err(|text| bad(&text))?;
     Ok(Push {
+        id: None,
+        ack_durable: false,
         to,
         sender: Some(sender),
         from: Box::default(),
@@ -205,6 +207,10 @@ fn down_item(origin: Origin, item: LinkItem) -> link_down_item::Item {
         LinkItem::Position { lsn } => link_down_item::Item::Position(v1::LinkPosition { positions: vec![cursor(lsn)] }),
         LinkItem::Reset { lsn } => link_down_item::Item::Reset(v1::LinkReset { position: Some(cursor(lsn)) }),
         LinkItem::Opened(opened) => link_down_item::Item::Opened(down_opened(&opened)),
+        LinkItem::Also(also) => {
+            let streams = also.streams.iter().map(StreamKey::to_string).collect();
+            link_down_item::Item::Also(v1::LinkAlso { corr: also.corr, streams })
+        }
         LinkItem::OpenEnd { corr } => link_down_item::Item::OpenEnd(v1::LinkOpenEnd { corr }),
         LinkItem::Membership { lsn, uid, stream, epoch, seq, joined, reason } => {
             link_down_item::Item::Membership(v1::LinkMembership {
@@ -256,7 +262,7 @@ fn down_opened(opened: &Opened) -> v1::LinkOpened {
 fn reply(corr: u64, answer: Answer) -> v1::LinkReply {
     let ok = match answer {
         Err(refusal) => return v1::LinkReply { corr, error: Some(error(&refusal)), ok: None },
-        Ok(Reply::Pushed { stream, epoch, seq, id, duplicate }) => link_reply::Ok::Sent(v1::LinkSent {
+        Ok(Reply::Pushed { stream, epoch, seq, id, duplicate, .. }) => link_reply::Ok::Sent(v1::LinkSent {
             stream: stream.to_string(),
             epoch: epoch.to_string(),
             seq: seq.map(|seq| seq.0),
@@ -275,6 +281,10 @@ fn reply(corr: u64, answer: Answer) -> v1::LinkReply {
         Ok(Reply::Heads(heads)) => {
             let head = |(stream, result): (StreamKey, Result<_, Refusal>)| link_head(&stream, result);
             link_reply::Ok::Heads(v1::LinkHeadsResult { streams: heads.into_iter().map(head).collect() })
+        }
+        // Durable, but a client wants its place: it asks again with the same key.
+        Ok(Reply::Queued { .. }) => {
+            return v1::LinkReply { corr, error: Some(error(&crate::runtime::late())), ok: None };
         }
         Ok(Reply::Group(_) | Reply::Done { .. }) => link_reply::Ok::Done(v1::LinkDone {}),
     };

@@ -63,7 +63,8 @@ impl Partitioned for Scripted {
 fn start(script: &Arc<Script>) -> (Started, mpsc::Receiver<String>) {
     let (fatal, told) = mpsc::channel();
     let on_fatal = Box::new(move |error: &StoreError| fatal.send(error.to_string()).expect("the test listens"));
-    let started = spawn(Scripted(Arc::clone(script)), Arc::new(Metrics::new()), on_fatal).expect("a thread");
+    let hooks = Hooks { partition: PartitionId(0), metrics: Arc::new(Metrics::new()), on_fatal, errands: None };
+    let started = spawn(Scripted(Arc::clone(script)), hooks).expect("a thread");
     (started, told)
 }
 

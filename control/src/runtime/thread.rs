@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use tidegate_control_core::domain::Timestamp;
-use tidegate_control_core::partition::{GatewayId, Input, Output, Partition, PartitionStats};
+use tidegate_control_core::domain::{Lsn, PartitionId, Timestamp};
+use tidegate_control_core::partition::{Errand, GatewayId, Input, Output, Partition, PartitionStats};
 use tidegate_control_core::ports::{MessageStore, StoreError};
 
 use super::waiters::Waiters;
@@ -67,8 +67,25 @@ pub struct Running {
 /// process ends and recovers from the log.
 pub type OnFatal = Box<dyn FnOnce(&StoreError) + Send>;
 
+/// What a partition's thread tells others.
+pub struct Hooks {
+    pub partition: PartitionId,
+    pub metrics: Arc<Metrics>,
+    pub on_fatal: OnFatal,
+    /// What its records owe to other partitions. Never waited for: what finds no room is in the log.
+    pub errands: Option<ErrandSender>,
+}
+
+/// The way of errands to who carries them.
+#[derive(Clone)]
+pub struct ErrandSender {
+    pub queue: tokio::sync::mpsc::Sender<(Lsn, Errand)>,
+    /// Some found no room: they are to be read from the log.
+    pub overflowed: Arc<AtomicBool>,
+}
+
 /// Gives the partition its thread.
-pub fn spawn(partition: impl Partitioned, metrics: Arc<Metrics>, on_fatal: OnFatal) -> io::Result<Started> {
+pub fn spawn(partition: impl Partitioned, hooks: Hooks) -> io::Result<Started> {
     // One place more than slots, for Stop.
     let (queue, waiting) = bounded(SLOTS_MAX + 1);
     let sequencer = Sequencer::new(queue);
@@ -76,7 +93,9 @@ pub fn spawn(partition: impl Partitioned, metrics: Arc<Metrics>, on_fatal: OnFat
         partition,
         waiting,
         sequencer: sequencer.clone(),
-        metrics,
+        id: hooks.partition,
+        metrics: hooks.metrics,
+        errands: hooks.errands,
         waiters: Waiters::default(),
         outboxes: HashMap::new(),
         inputs: Vec::new(),
@@ -84,11 +103,11 @@ pub fn spawn(partition: impl Partitioned, metrics: Arc<Metrics>, on_fatal: OnFat
         next_tick: Instant::now(),
         stopping: false,
     };
-    let thread = std::thread::Builder::new().name("partition-0".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name(format!("partition-{}", hooks.partition.0)).spawn(move || {
         if let Err(error) = body.run() {
             tracing::error!(%error, "the store failed; nothing more is answered");
             body.sequencer.state.ended.store(true, Ordering::Relaxed);
-            on_fatal(&error);
+            (hooks.on_fatal)(&error);
         }
         body.sequencer.state.ended.store(true, Ordering::Relaxed);
         body.sequencer.slots.close();
@@ -125,7 +144,9 @@ struct Loop<P> {
     waiting: Receiver<Work>,
     /// For its counters only: the loop never waits for itself.
     sequencer: Sequencer,
+    id: PartitionId,
     metrics: Arc<Metrics>,
+    errands: Option<ErrandSender>,
     waiters: Waiters,
     outboxes: HashMap<GatewayId, Line>,
     inputs: Vec<Input>,
@@ -163,7 +184,7 @@ impl<P: Partitioned> Loop<P> {
                 break;
             }
         }
-        self.metrics.partition(&self.partition.stats());
+        self.metrics.partition(self.id, &self.partition.stats());
         Ok(())
     }
 
@@ -187,7 +208,7 @@ impl<P: Partitioned> Loop<P> {
         if now >= self.next_tick {
             self.inputs.push(Input::Tick);
             self.next_tick = now + TICK;
-            self.metrics.partition(&self.partition.stats());
+            self.metrics.partition(self.id, &self.partition.stats());
         }
     }
 
@@ -198,6 +219,21 @@ impl<P: Partitioned> Loop<P> {
                 let tokens = self.waiters.submission(commands.len(), answers);
                 let inputs = commands.into_iter().zip(tokens);
                 self.inputs.extend(inputs.map(|(command, token)| Input::Command { token, command }));
+            }
+            Work::Consumed { commands, upto, answers, slots } => {
+                self.slots += slots;
+                if commands.is_empty() {
+                    let _ = answers.send(Vec::new());
+                } else {
+                    let tokens = self.waiters.submission(commands.len(), answers);
+                    let inputs = commands.into_iter().zip(tokens);
+                    self.inputs.extend(inputs.map(|(command, token)| Input::Command { token, command }));
+                }
+                self.inputs.push(Input::Consumed(upto));
+            }
+            Work::Routed(lsn) => {
+                self.slots += 1;
+                self.inputs.push(Input::Routed(lsn));
             }
             Work::Link { gateway, items, slots } => {
                 self.slots += slots;
@@ -255,6 +291,14 @@ impl<P: Partitioned> Loop<P> {
                 },
                 Output::Link { gateway, item } => (gateway, LinkOut::Item(item)),
                 Output::Detach { gateway, why } => (gateway, LinkOut::End(why)),
+                Output::Errand { lsn, errand } => {
+                    if let Some(errands) = &self.errands
+                        && errands.queue.try_send((lsn, errand)).is_err()
+                    {
+                        errands.overflowed.store(true, Ordering::Release);
+                    }
+                    continue;
+                }
             };
             // What is meant for a link that broke meanwhile goes nowhere.
             let Some(line) = self.outboxes.get_mut(&gateway) else { continue };

@@ -231,18 +231,34 @@ impl PartitionId {
     pub const COUNT_MAX: u32 = 512;
 
     /// The one partition that sequences a stream. Gateways compute the same; the definition never changes, since it says
-    /// whose log holds a stream. FNV-1a (Fowler, Noll, Vo) finished as MurmurHash3 does, because the low bits of FNV alone
-    /// are weak.
+    /// whose log holds a stream.
+    ///
+    /// It is how Kafka's own clients choose a partition by key. So where the partitions here are a multiple of those of the
+    /// upstream topic, whoever produces with the stream as key meets the right one there.
     pub fn of(stream: &StreamKey, partitions: u32) -> PartitionId {
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-        for byte in stream.as_str().bytes() {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        hash ^= hash >> 33;
-        PartitionId((hash % u64::from(partitions.max(1))) as u32)
+        PartitionId((murmur2(stream.as_str().as_bytes()) & 0x7fff_ffff) % partitions.max(1))
     }
+}
+
+/// Austin Appleby's MurmurHash2, 32 bit, with Kafka's seed.
+fn murmur2(key: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ key.len() as u32;
+    let mut words = key.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        for (at, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * at);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
 }
 
 /// Rises with every change of a partition's owner; what an older owner still says is dropped.
@@ -300,6 +316,8 @@ mod tests {
             assert_eq!(PartitionId::of(&stream, 1), PartitionId(0));
         }
         assert!(counts.iter().all(|count| (850..1_150).contains(count)), "{counts:?}");
+        // Known values of Kafka's Java client.
+        assert_eq!((murmur2(b"21") as i32, murmur2(b"foobar") as i32), (-973_932_308, -790_332_482));
     }
 
     #[test]

@@ -161,6 +161,8 @@ pub struct Push {
     pub priority: Priority,
     pub ttl_s: u32,
     pub platforms: SmallVec<[Box<str>; 1]>,
+    /// Who takes it in may answer [`Reply::Queued`] as soon as it is durable. A partition does not care.
+    pub ack_durable: bool,
 }
 
 #[derive(Debug)]
@@ -202,6 +204,13 @@ pub enum Reply {
         seq: Option<Seq>,
         id: MessageId,
         duplicate: bool,
+        /// Live connections of the target's user, where whoever answers knows them. A partition does not.
+        online: Option<u32>,
+    },
+    /// It is durable and will be sequenced; nobody waited for that. Said by who takes pushes in, never by a partition.
+    Queued {
+        /// `None`: the partition will give it one.
+        id: Option<MessageId>,
     },
     Group(Group),
     /// Of acks, reads and membership changes; `seq` is the place of the change if it has one.

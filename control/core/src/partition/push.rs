@@ -176,7 +176,7 @@ impl<S: MessageStore> Partition<S> {
     }
 
     fn answer_again(&mut self, token: Token, stream: StreamKey, hit: DedupHit) -> Result<(), Denied> {
-        let reply = Reply::Pushed { stream, epoch: hit.epoch, seq: Some(hit.seq), id: hit.id, duplicate: true };
+        let reply = Reply::Pushed { stream, epoch: hit.epoch, seq: Some(hit.seq), id: hit.id, duplicate: true, online: None };
         self.batch.reply(token, Ok(reply));
         Ok(())
     }
@@ -190,7 +190,7 @@ impl<S: MessageStore> Partition<S> {
 }
 
 fn pushed(stream: &StreamKey, standing: Standing, seq: Option<Seq>, id: MessageId) -> Reply {
-    Reply::Pushed { stream: stream.clone(), epoch: standing.epoch, seq, id, duplicate: false }
+    Reply::Pushed { stream: stream.clone(), epoch: standing.epoch, seq, id, duplicate: false, online: None }
 }
 
 fn body_of(push: Push, id: MessageId, ts: Timestamp, to: &str) -> Body {

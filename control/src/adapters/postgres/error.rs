@@ -15,6 +15,8 @@ pub enum OpenError {
     Randomness(#[source] std::io::Error),
     #[error("the tables are of version {found}, newer than {known}: this program is too old for them")]
     Newer { found: i32, known: i32 },
+    #[error("the tables are spread over {found} partitions, not {asked}: this is decided once")]
+    Partitions { found: u32, asked: u32 },
     #[error("PostgreSQL does not let the store be opened")]
     Failed(#[from] Failure),
 }

@@ -162,6 +162,7 @@ fn gid(name: &str) -> Gid {
 fn push(to: &str, text: &str) -> Push {
     Push {
         id: None,
+        ack_durable: false,
         to: stream(to),
         sender: None,
         from: "billing".into(),
