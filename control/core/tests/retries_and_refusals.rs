@@ -136,7 +136,7 @@ impl Callers {
     fn answered(&mut self, number: usize, result: Result<Reply, Refusal>) {
         let before = self.said[number].1.clone();
         let known = match result {
-            Ok(Reply::Pushed { stream, epoch, seq: Some(seq), id, duplicate }) => {
+            Ok(Reply::Pushed { stream, epoch, seq: Some(seq), id, duplicate, .. }) => {
                 let place = (stream, epoch, seq, id);
                 if let Known::At(earlier) = &before {
                     assert!(duplicate && *earlier == place, "{earlier:?} became {place:?}");

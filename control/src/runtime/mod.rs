@@ -66,14 +66,33 @@ struct State {
 
 /// One element of the queue.
 pub(crate) enum Work {
-    Commands { commands: Vec<Command>, answers: oneshot::Sender<Vec<Answer>>, slots: usize },
+    Commands {
+        commands: Vec<Command>,
+        answers: oneshot::Sender<Vec<Answer>>,
+        slots: usize,
+    },
     /// Read from the upstream topic, up to this place.
-    Consumed { commands: Vec<Command>, upto: Consumed, answers: oneshot::Sender<Vec<Answer>>, slots: usize },
+    Consumed {
+        commands: Vec<Command>,
+        upto: Consumed,
+        answers: oneshot::Sender<Vec<Answer>>,
+        slots: usize,
+    },
     /// What the log owes up to here has arrived where it belongs.
     Routed(Lsn),
-    Link { gateway: GatewayId, items: Vec<LinkWork>, slots: usize },
-    Attach { gateway: GatewayId, credit_bytes: u64, outbox: Outbox },
-    Detach { gateway: GatewayId },
+    Link {
+        gateway: GatewayId,
+        items: Vec<LinkWork>,
+        slots: usize,
+    },
+    Attach {
+        gateway: GatewayId,
+        credit_bytes: u64,
+        outbox: Outbox,
+    },
+    Detach {
+        gateway: GatewayId,
+    },
     Stop,
 }
 

@@ -3,6 +3,7 @@
 //! Nothing is decided here, and nothing here is needed: what was not asked ahead is asked when it is wanted.
 
 use hashbrown::HashSet;
+use smallvec::{SmallVec, smallvec};
 
 use super::api::{Command, Errand, Input, Push};
 use super::dedup;
@@ -21,7 +22,7 @@ impl<S: MessageStore> Partition<S> {
         let mut streams: HashSet<StreamKey> = HashSet::new();
         for input in inputs {
             let (stream, key) = match input {
-                Input::Command { command: Command::Push(push), .. } => {
+                Input::Command { command: Command::Push(push), .. } | Input::Appended { push, .. } => {
                     let stream = stream_of(push);
                     let key = if push.ephemeral { None } else { dedup::of_push(push, &stream) };
                     (stream, key)
@@ -66,6 +67,24 @@ impl<S: MessageStore> Partition<S> {
             self.heads.load(self.heads.hash(stream), stream, standing);
         }
         Ok(())
+    }
+}
+
+/// The streams whose partitions a command is for; one, unless it asks for heads.
+pub fn homes_of(command: &Command) -> SmallVec<[StreamKey; 1]> {
+    match command {
+        // What is not sequenced goes to where the recipient's gateways are known.
+        Command::Push(push) if push.ephemeral => smallvec![push.to.clone()],
+        Command::Push(push) => smallvec![stream_of(push)],
+        Command::CreateGroup { gid, .. }
+        | Command::AddMember { gid, .. }
+        | Command::RemoveMember { gid, .. }
+        | Command::DismissGroup { gid, .. } => smallvec![gid.stream()],
+        Command::Ack { stream, .. } | Command::Read { stream, .. } | Command::Pull { stream, .. } => {
+            smallvec![stream.clone()]
+        }
+        Command::Heads { streams, .. } => streams.iter().cloned().collect(),
+        Command::Errand(errand) => smallvec![errand.to().stream()],
     }
 }
 

@@ -55,8 +55,14 @@ pub enum Input {
     },
     /// At least ten times a second; positions and the store's housekeeping depend on it.
     Tick,
-    /// The commands before it in this batch were read from the upstream topic, up to this place. Committed with what came of
-    /// them, even if all of them were refused, so that a successor never decides them again.
+    /// Read from the upstream topic, where `upto` comes next. What came of it is committed with that place, even if it was
+    /// refused, so that a successor never decides it again. A store that is away refuses none of these: all waits for it.
+    Appended {
+        token: Token,
+        push: Box<Push>,
+        upto: Consumed,
+    },
+    /// As [`Input::Appended`], of records that are nobody's push.
     Consumed(Consumed),
     /// What the log's records up to here owe to other partitions has arrived there.
     Routed(Lsn),
@@ -139,7 +145,7 @@ impl Errand {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Push {
     /// Given by who took the push in; `None`: the partition gives one.
     pub id: Option<MessageId>,

@@ -28,7 +28,7 @@ mod stream_hash;
 #[cfg(test)]
 mod tests;
 
-pub use ahead::stream_of;
+pub use ahead::{homes_of, stream_of};
 pub use api::{
     Also, Command, Errand, GatewayId, Heads, Input, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Origin,
     Output, Push, Recovered, Reply, Token,

@@ -176,7 +176,8 @@ impl<S: MessageStore> Partition<S> {
     }
 
     fn answer_again(&mut self, token: Token, stream: StreamKey, hit: DedupHit) -> Result<(), Denied> {
-        let reply = Reply::Pushed { stream, epoch: hit.epoch, seq: Some(hit.seq), id: hit.id, duplicate: true, online: None };
+        let reply =
+            Reply::Pushed { stream, epoch: hit.epoch, seq: Some(hit.seq), id: hit.id, duplicate: true, online: None };
         self.batch.reply(token, Ok(reply));
         Ok(())
     }

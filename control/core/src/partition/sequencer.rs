@@ -7,7 +7,7 @@
 //! * A command that is refused has changed nothing.
 
 use super::access::Purpose;
-use super::api::{Command, Input, Output, Reply, Token};
+use super::api::{Command, Input, Output, Push, Reply, Token};
 use super::batch::{Batch, Effect};
 use super::config::PartitionConfig;
 use super::heads::Heads;
@@ -114,7 +114,8 @@ impl<S: MessageStore> Partition<S> {
     /// * `Ok`: `inputs` is drained. Replies come in this call or, if the store was unavailable meanwhile, in a later one.
     /// * [`StoreError::Unavailable`]: the batch of this or an earlier call waits inside and is committed again, exactly as
     ///   decided, by the next call; nothing of it is answered yet and `inputs` of later calls stay where they are until
-    ///   then. After [`COMMIT_TRIES_MAX`] failures all it changed in memory is undone and its commands are refused with
+    ///   then. Or the store was away when an input had to be decided that cannot be refused: it and what follows it stay in
+    ///   `inputs`. After [`COMMIT_TRIES_MAX`] failures all it changed in memory is undone and its commands are refused with
     ///   UNAVAILABLE; that call returns `Ok`.
     /// * Any other error: the process must end (or, if fenced, let go of the partition). `out` is as it was.
     pub fn handle(&mut self, now: Timestamp, inputs: &mut Vec<Input>, out: &mut Vec<Output>) -> Result<(), StoreError> {
@@ -156,8 +157,16 @@ impl<S: MessageStore> Partition<S> {
         if waited {
             self.finish(out)?;
         }
-        self.decide(inputs)?;
-        match self.finish(out) {
+        let decided = self.decide(inputs);
+        if let Err(error @ (StoreError::Fatal(_) | StoreError::Fenced)) = decided {
+            return Err(error);
+        }
+        let finished = self.finish(out);
+        if let (Ok(()), Err(away)) = (&finished, decided) {
+            // What was decided is out; the rest waits in `inputs`.
+            return Err(away);
+        }
+        match finished {
             // What the earlier batch said has to get out; this one waits as that one did.
             Err(StoreError::Unavailable(_)) if waited => Ok(()),
             result => result,
@@ -169,8 +178,19 @@ impl<S: MessageStore> Partition<S> {
             self.decide_open(gateway, open)?;
         }
         self.ask_ahead(inputs)?;
-        for input in inputs.drain(..) {
+        let mut waiting = inputs.drain(..);
+        while let Some(input) = waiting.next() {
             match input {
+                Input::Appended { token, push, upto } => {
+                    self.stats.commands += 1;
+                    if let Err((error, push)) = self.decide_appended(token, push) {
+                        let rest: Vec<Input> =
+                            std::iter::once(Input::Appended { token, push, upto }).chain(waiting).collect();
+                        inputs.extend(rest);
+                        return Err(error);
+                    }
+                    self.batch.progress.advance(Progress { consumed: Some(upto), routed: None });
+                }
                 Input::Command { token, command } => {
                     self.stats.commands += 1;
                     let records = self.batch.records.len();
@@ -195,6 +215,20 @@ impl<S: MessageStore> Partition<S> {
             }
         }
         Ok(())
+    }
+
+    /// An error hands the push back: nothing of it was decided.
+    fn decide_appended(&mut self, token: Token, push: Box<Push>) -> Result<(), (StoreError, Box<Push>)> {
+        // A look-up may fail half-way, and then the push is needed again.
+        let again = push.clone();
+        match self.decide_push(token, *push) {
+            Ok(()) => Ok(()),
+            Err(Denied::Refused(refusal)) => {
+                self.batch.reply(token, Err(refusal));
+                Ok(())
+            }
+            Err(Denied::Store(error)) => Err((error, again)),
+        }
     }
 
     fn decide_command(&mut self, token: Token, command: Command) -> Result<(), Denied> {
@@ -255,7 +289,8 @@ impl<S: MessageStore> Partition<S> {
     fn put_off(&mut self, why: Box<str>, out: &mut Vec<Output>) -> Result<(), StoreError> {
         self.stats.commits_unavailable += 1;
         self.tries += 1;
-        if self.tries < COMMIT_TRIES_MAX {
+        // What was read from the upstream topic cannot be refused: it is durable there, and what follows it must not overtake.
+        if self.tries < COMMIT_TRIES_MAX || self.batch.progress.consumed.is_some() {
             return Err(StoreError::Unavailable(why));
         }
         self.tries = 0;

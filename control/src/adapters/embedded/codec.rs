@@ -12,8 +12,8 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tidegate_control_core::domain::record::Dedup;
 use tidegate_control_core::domain::{
-    Append, Body, Content, Epoch, Fingerprint, Gid, GroupChange, Joined, LeaveReason, Mark, MembershipChange, MessageId, Place,
-    Priority, Record, Role, Seq, StreamKey, Timestamp, Uid,
+    Append, Body, Content, Epoch, Fingerprint, Gid, GroupChange, Joined, LeaveReason, Mark, MembershipChange,
+    MessageId, Place, Priority, Record, Role, Seq, StreamKey, Timestamp, Uid,
 };
 use tidegate_proto::v1;
 
@@ -372,10 +372,11 @@ mod tests {
                 let mark = Mark { uid, device, stream, epoch, seq, ts };
                 if read { Record::Read(mark) } else { Record::Mark(mark) }
             });
-        let joined = (names(), names(), any::<u64>(), any::<u64>(), any::<i64>()).prop_map(|(uid, gid, epoch, seq, ts)| {
-            let (uid, gid) = (uid.parse().unwrap(), gid.parse().unwrap());
-            Record::Joined(Joined { uid, gid, epoch: Epoch(epoch), seq: Seq(seq), ts: Timestamp(ts) })
-        });
+        let joined =
+            (names(), names(), any::<u64>(), any::<u64>(), any::<i64>()).prop_map(|(uid, gid, epoch, seq, ts)| {
+                let (uid, gid) = (uid.parse().unwrap(), gid.parse().unwrap());
+                Record::Joined(Joined { uid, gid, epoch: Epoch(epoch), seq: Seq(seq), ts: Timestamp(ts) })
+            });
         prop_oneof![4 => appends, 1 => groups, 1 => marks, 1 => joined]
     }
 

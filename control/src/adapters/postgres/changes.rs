@@ -224,7 +224,8 @@ mod tests {
         assert_eq!(changes.heads[&key], row);
         assert_eq!(changes.places.iter().map(|row| row.lsn.0).collect::<Vec<_>>(), [41, 42, 43]);
         let changes = Changes::of(Lsn(40), &records[..2]);
-        let row = HeadRow { epoch: fixtures::EPOCH, head: Seq(8), first: Seq(7), last_lsn: Lsn(42), last_ts: changes.newest };
+        let row =
+            HeadRow { epoch: fixtures::EPOCH, head: Seq(8), first: Seq(7), last_lsn: Lsn(42), last_ts: changes.newest };
         assert_eq!(changes.heads[&key], row);
     }
 

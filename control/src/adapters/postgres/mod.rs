@@ -28,8 +28,8 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tidegate_control_core::domain::{Epoch, Gid, Lsn, OwnerEpoch, PartitionId, Record, Seq, StreamKey, Timestamp, Uid};
 use tidegate_control_core::ports::{
-    Consumed, DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, Progress, ReplayPage, StoreError,
-    StoreReader,
+    Consumed, DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, Progress, ReplayPage,
+    StoreError, StoreReader,
 };
 
 use changes::Changes;
@@ -128,7 +128,8 @@ impl Postgres {
         if !is_plain_name(&options.schema) {
             return Err(OpenError::Schema(options.schema));
         }
-        let engine = Arc::new(Engine::new(options.server.clone(), &options.schema, options.tls.clone(), options.timeout)?);
+        let engine =
+            Arc::new(Engine::new(options.server.clone(), &options.schema, options.tls.clone(), options.timeout)?);
         let mut session = engine.wait(engine.connect())?;
         let (schema, partitions) = (options.schema.clone(), options.partitions);
         engine.wait(async { Ok(prepare(&mut session, &schema, partitions).await) })??;
@@ -288,7 +289,8 @@ impl MessageStore for PostgresStore {
         self.retained_at = now;
         let (records, dedup) = (before(self.options.retention_age_s), before(self.options.dedup_horizon_s));
         // What is still owed to other partitions must be found again after a crash.
-        let arrived = if self.options.partitions > 1 { self.progress.routed.unwrap_or_default() } else { self.last_lsn() };
+        let arrived =
+            if self.options.partitions > 1 { self.progress.routed.unwrap_or_default() } else { self.last_lsn() };
         let horizon = Horizon { records, dedup, upto: self.last_lsn().min(arrived) };
         self.retention.begin(&self.shared, self.identity.owner_epoch, horizon);
         Ok(())

@@ -7,7 +7,6 @@ pub const TAKE: &str = "insert into partitions as p (partition, owner_epoch, wri
 
 pub const COUNT: &str = "update store set partitions = coalesce(partitions, $1) returning partitions";
 
-
 pub const OWNER: &str = "select owner_epoch, last_lsn from partitions where partition = $1";
 
 pub const NEXT_WRITER: &str = "update partitions set writer = writer + 1 where partition = $1 and owner_epoch = $2

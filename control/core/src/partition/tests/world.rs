@@ -291,7 +291,7 @@ pub(super) const USERS: [&str; 3] = ["ann", "bob", "cat"];
 
 fn check_answer(asked: &Asked, result: &Result<Reply, Refusal>, records: &[(Lsn, Record)]) {
     match (asked, result) {
-        (Asked::Push { text, key }, Ok(Reply::Pushed { stream, epoch, seq: Some(seq), id, duplicate })) => {
+        (Asked::Push { text, key }, Ok(Reply::Pushed { stream, epoch, seq: Some(seq), id, duplicate, .. })) => {
             let place = |append: &&crate::domain::Append| {
                 let first = &append.places[0];
                 first.stream == *stream && first.epoch == *epoch && first.seq == *seq
