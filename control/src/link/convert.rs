@@ -173,6 +173,10 @@ pub(crate) fn down(origin: Origin, out: LinkOut) -> Option<v1::LinkDownItem> {
     Some(v1::LinkDownItem { item: Some(item) })
 }
 
+pub(crate) fn answered(corr: u64, answer: Answer) -> v1::LinkDownItem {
+    v1::LinkDownItem { item: Some(link_down_item::Item::Reply(reply(corr, answer))) }
+}
+
 pub(crate) fn refused(corr: u64, refusal: &Refusal) -> v1::LinkDownItem {
     let reply = v1::LinkReply { corr, error: Some(error(refusal)), ok: None };
     v1::LinkDownItem { item: Some(link_down_item::Item::Reply(reply)) }
@@ -278,10 +282,7 @@ fn reply(corr: u64, answer: Answer) -> v1::LinkReply {
             head: head.head.0,
             first: head.first.0,
         }),
-        Ok(Reply::Heads(heads)) => {
-            let head = |(stream, result): (StreamKey, Result<_, Refusal>)| link_head(&stream, result);
-            link_reply::Ok::Heads(v1::LinkHeadsResult { streams: heads.into_iter().map(head).collect() })
-        }
+        Ok(Reply::Heads(found)) => link_reply::Ok::Heads(heads(found)),
         // Durable, but a client wants its place: it asks again with the same key.
         Ok(Reply::Queued { .. }) => {
             return v1::LinkReply { corr, error: Some(error(&crate::runtime::late())), ok: None };
@@ -289,6 +290,11 @@ fn reply(corr: u64, answer: Answer) -> v1::LinkReply {
         Ok(Reply::Group(_) | Reply::Done { .. }) => link_reply::Ok::Done(v1::LinkDone {}),
     };
     v1::LinkReply { corr, error: None, ok: Some(ok) }
+}
+
+pub(crate) fn heads(heads: tidegate_control_core::partition::Heads) -> v1::LinkHeadsResult {
+    let head = |(stream, result): (StreamKey, Result<_, Refusal>)| link_head(&stream, result);
+    v1::LinkHeadsResult { streams: heads.into_iter().map(head).collect() }
 }
 
 fn link_head(stream: &StreamKey, result: Result<tidegate_control_core::ports::Head, Refusal>) -> v1::LinkHead {
@@ -336,6 +342,11 @@ pub fn message(body: &Body, seq: Seq, conversation: Option<&(StreamKey, Seq)>) -
             Priority::Low => v1::Priority::Low,
         } as i32,
     }
+}
+
+/// With its own words, between nodes of one cluster.
+pub(crate) fn full_error(refusal: &Refusal) -> v1::LinkError {
+    v1::LinkError { message: refusal.message.to_string(), ..error(refusal) }
 }
 
 fn error(refusal: &Refusal) -> v1::LinkError {

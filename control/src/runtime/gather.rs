@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use tidegate_control_core::domain::MessageId;
 use tidegate_control_core::partition::Reply;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Answer, late};
 
@@ -18,6 +18,8 @@ struct State {
     left: usize,
     /// `None`: the answers have left.
     done: Option<oneshot::Sender<Vec<Answer>>>,
+    /// Given back when the answers leave: a bound on what waits.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -29,8 +31,9 @@ enum Place {
 }
 
 impl Gather {
-    pub fn new(count: usize, done: oneshot::Sender<Vec<Answer>>) -> Gather {
-        let mut state = State { places: (0..count).map(|_| Place::Waits).collect(), left: count, done: Some(done) };
+    pub fn new(count: usize, done: oneshot::Sender<Vec<Answer>>, room: Option<OwnedSemaphorePermit>) -> Gather {
+        let mut state =
+            State { places: (0..count).map(|_| Place::Waits).collect(), left: count, done: Some(done), room };
         if count == 0 {
             state.leave();
         }
@@ -67,6 +70,7 @@ impl Gather {
     pub fn early(&self) -> Vec<Answer> {
         let mut state = self.lock();
         state.done = None;
+        state.room = None;
         std::mem::take(&mut state.places).into_iter().map(Place::said).collect()
     }
 
@@ -88,6 +92,7 @@ impl State {
     }
 
     fn leave(&mut self) {
+        self.room = None;
         if let Some(done) = self.done.take() {
             let answers = std::mem::take(&mut self.places).into_iter().map(Place::said).collect();
             // The caller may have gone.
@@ -117,7 +122,7 @@ mod tests {
     #[test]
     fn answers_leave_once_all_are_there_in_the_order_of_places() {
         let (sender, mut receiver) = oneshot::channel();
-        let gather = Gather::new(2, sender);
+        let gather = Gather::new(2, sender, None);
         gather.answer(1, done(2));
         gather.answer(1, Err(late()));
         assert!(receiver.try_recv().is_err());
@@ -129,7 +134,7 @@ mod tests {
     #[test]
     fn what_is_durable_is_queued_and_the_rest_is_unknown() {
         let (sender, _receiver) = oneshot::channel();
-        let gather = Gather::new(3, sender);
+        let gather = Gather::new(3, sender, None);
         gather.answer(0, done(1));
         gather.placed(1, Some(MessageId(7)));
         let early = gather.early();

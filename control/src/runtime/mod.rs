@@ -12,13 +12,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use tidegate_control_core::domain::{ErrorCode, Lsn, Refusal};
-use tidegate_control_core::partition::{Command, GatewayId, Input, LinkItem, Reply};
+use tidegate_control_core::partition::{Command, GatewayId, Input, LinkItem, Push, Reply};
 use tidegate_control_core::ports::Consumed;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot};
 
@@ -62,6 +62,9 @@ pub struct Sequencer {
 struct State {
     paused: AtomicBool,
     ended: AtomicBool,
+    /// The thread is to end where it stands, even if its store is away.
+    abandoned: AtomicBool,
+    settled: AtomicU64,
 }
 
 /// One element of the queue.
@@ -72,8 +75,8 @@ pub(crate) enum Work {
         slots: usize,
     },
     /// Read from the upstream topic, up to this place.
-    Consumed {
-        commands: Vec<Command>,
+    Appended {
+        pushes: Vec<(Box<Push>, Consumed)>,
         upto: Consumed,
         answers: oneshot::Sender<Vec<Answer>>,
         slots: usize,
@@ -218,13 +221,20 @@ impl Sequencer {
         Ok(Pending::alone(pending))
     }
 
-    /// Hands over what was read from the upstream topic up to `upto`; waits for room. There may be no command in it.
-    pub(crate) async fn consume(&self, commands: Vec<Command>, upto: Consumed) -> Result<Pending, Refusal> {
-        let slots = slots_of_submission(&commands)?.max(1);
+    /// Hands over what was read from the upstream topic up to `upto`, each with the place that comes next; waits for room.
+    /// There may be no push in it.
+    pub(crate) async fn append(&self, pushes: Vec<(Box<Push>, Consumed)>, upto: Consumed) -> Result<Pending, Refusal> {
+        let slots: usize = pushes.iter().map(|(push, _)| slots_of_content(push.content.len())).sum();
+        let slots = slots.clamp(1, SUBMISSION_SLOTS_MAX);
         self.slots.acquire_many(slots as u32).await.map_err(|_| stopped())?.forget();
         let (answers, pending) = oneshot::channel();
-        self.queue.send(Work::Consumed { commands, upto, answers, slots }).map_err(|_| stopped())?;
+        self.queue.send(Work::Appended { pushes, upto, answers, slots }).map_err(|_| stopped())?;
         Ok(Pending::alone(pending))
+    }
+
+    /// Everything that the log up to here owes to other partitions has been handed to who carries it.
+    pub(crate) fn settled(&self) -> Lsn {
+        Lsn(self.state.settled.load(Ordering::Acquire))
     }
 
     /// Takes no slot: at most one is under way.
@@ -360,7 +370,7 @@ pub fn slots_of_content(bytes: usize) -> usize {
     1 + bytes / SLOT_CONTENT_BYTES
 }
 
-fn slots_of_submission(commands: &[Command]) -> Result<usize, Refusal> {
+pub(crate) fn slots_of_submission(commands: &[Command]) -> Result<usize, Refusal> {
     let slots: usize = commands.iter().map(slots).sum();
     if slots > SUBMISSION_SLOTS_MAX {
         return Err(Refusal::new(ErrorCode::TooLarge, "targets times content are more than one request may bring"));

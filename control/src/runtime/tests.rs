@@ -2,7 +2,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 
-use tidegate_control_core::domain::{Content, LeaveReason, Lsn, Priority, Timestamp};
+use tidegate_control_core::domain::{Content, LeaveReason, Lsn, PartitionId, Priority, Timestamp};
 use tidegate_control_core::partition::{Output, PartitionStats, Push};
 use tidegate_control_core::ports::StoreError;
 
@@ -57,6 +57,10 @@ impl Partitioned for Scripted {
 
     fn stats(&self) -> PartitionStats {
         PartitionStats::default()
+    }
+
+    fn last_lsn(&self) -> Lsn {
+        Lsn(0)
     }
 }
 

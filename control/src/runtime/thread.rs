@@ -35,6 +35,9 @@ pub trait Partitioned: Send + 'static {
     fn wants_turn(&self) -> bool;
 
     fn stats(&self) -> PartitionStats;
+
+    /// The newest committed record.
+    fn last_lsn(&self) -> Lsn;
 }
 
 impl<S: MessageStore> Partitioned for Partition<S> {
@@ -48,6 +51,10 @@ impl<S: MessageStore> Partitioned for Partition<S> {
 
     fn stats(&self) -> PartitionStats {
         Partition::stats(self)
+    }
+
+    fn last_lsn(&self) -> Lsn {
+        self.store().last_lsn()
     }
 }
 
@@ -116,6 +123,12 @@ pub fn spawn(partition: impl Partitioned, hooks: Hooks) -> io::Result<Started> {
 }
 
 impl Running {
+    /// Ends the thread where it stands: what waits is not answered. For an owner that may have a successor already.
+    pub fn abandon(self) {
+        self.sequencer.state.abandoned.store(true, Ordering::Relaxed);
+        self.sequencer.state.ended.store(true, Ordering::Relaxed);
+    }
+
     /// Finishes what is queued and ends the thread. Blocks.
     pub fn stop(mut self) {
         self.tell();
@@ -168,6 +181,9 @@ impl<P: Partitioned> Loop<P> {
         let mut last_turns = 0;
         // What a store that was away has kept is answered in later turns.
         while !self.stopping || !self.waiting.is_empty() || !self.waiters.is_empty() {
+            if self.sequencer.state.abandoned.load(Ordering::Relaxed) {
+                break;
+            }
             self.gather();
             let size = self.inputs.len();
             let began = Instant::now();
@@ -177,6 +193,7 @@ impl<P: Partitioned> Loop<P> {
                 self.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
             }
             self.dispatch(&mut out);
+            self.sequencer.state.settled.store(self.partition.last_lsn().0, Ordering::Release);
             self.sequencer.slots.add_permits(std::mem::take(&mut self.slots));
             last_turns += usize::from(self.stopping && self.waiting.is_empty());
             if last_turns > LAST_TURNS_MAX {
@@ -220,14 +237,14 @@ impl<P: Partitioned> Loop<P> {
                 let inputs = commands.into_iter().zip(tokens);
                 self.inputs.extend(inputs.map(|(command, token)| Input::Command { token, command }));
             }
-            Work::Consumed { commands, upto, answers, slots } => {
+            Work::Appended { pushes, upto, answers, slots } => {
                 self.slots += slots;
-                if commands.is_empty() {
+                if pushes.is_empty() {
                     let _ = answers.send(Vec::new());
                 } else {
-                    let tokens = self.waiters.submission(commands.len(), answers);
-                    let inputs = commands.into_iter().zip(tokens);
-                    self.inputs.extend(inputs.map(|(command, token)| Input::Command { token, command }));
+                    let tokens = self.waiters.submission(pushes.len(), answers);
+                    let inputs = pushes.into_iter().zip(tokens);
+                    self.inputs.extend(inputs.map(|((push, upto), token)| Input::Appended { token, push, upto }));
                 }
                 self.inputs.push(Input::Consumed(upto));
             }
@@ -274,8 +291,11 @@ impl<P: Partitioned> Loop<P> {
                 Err(error) => return Err(error),
             };
             self.sequencer.state.paused.store(true, Ordering::Relaxed);
-            tracing::warn!(%error, "the partition is paused");
+            tracing::warn!(%error, partition = self.id.0, "the partition is paused");
             self.dispatch(out);
+            if self.sequencer.state.abandoned.load(Ordering::Relaxed) {
+                return Err(error);
+            }
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);
         }

@@ -69,7 +69,7 @@ pub enum Input {
 }
 
 /// Each is carried out whole or refused; what is refused has changed nothing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// A backend's push (`sender: None`: no membership asked) or a client's send.
     Push(Box<Push>),

@@ -36,7 +36,7 @@ pub use api::{
 pub use config::{GroupHistory, PartitionConfig};
 pub use errands::errands_of;
 pub use groups::SYSTEM_GROUP;
-pub use ids::ID_EPOCH_MS;
+pub use ids::{Clock, ID_EPOCH_MS};
 pub use links::{ATTACHMENTS_MAX, OPENS_DEFERRED_MAX};
 pub use sequencer::{COMMIT_TRIES_MAX, Partition};
 pub use stats::PartitionStats;

@@ -18,7 +18,9 @@ mod reader;
 mod retention;
 mod rows;
 mod session;
+mod spread;
 mod sql;
+mod tls;
 mod writer;
 
 use std::sync::Arc;
@@ -40,6 +42,8 @@ use writer::Writer;
 
 pub use error::{Failure, OpenError};
 pub use reader::PostgresReader;
+pub use spread::SpreadReader;
+pub use tls::tls;
 
 /// As PostgreSQL cuts longer names.
 const SCHEMA_BYTES_MAX: usize = 63;

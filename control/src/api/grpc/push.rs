@@ -90,7 +90,7 @@ impl PushApi {
     async fn answer(&self, mut batch: Batch) -> Result<Vec<PushResult>, Status> {
         let api = &self.0;
         let commands = std::mem::take(&mut batch.commands);
-        let pending = api.sequencer.submit(commands).map_err(|refusal| status(&refusal))?;
+        let pending = api.dispatch.submit(commands).map_err(|refusal| status(&refusal))?;
         let answers = pending.within(api.patience()).await;
         Ok(batch.results(answers, api))
     }
@@ -179,7 +179,7 @@ impl Reader {
         let cost = bytes.min(IN_FLIGHT_BYTES_MAX) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(cost).await.ok();
         let commands = std::mem::take(&mut batch.commands);
-        let pending = self.api.sequencer.submit_with_patience(commands, self.api.patience()).await;
+        let pending = self.api.dispatch.submit_with_patience(commands, self.api.patience()).await;
         let chunk = Chunk::Submitted { batch, pending, _room: room };
         self.chunks.send(chunk).await.map_err(|_| None)?;
         end.map_or(Ok(()), |status| Err(Some(status)))

@@ -29,7 +29,7 @@ pub async fn push(State(api): State<Arc<Api>>, _: Backend, JsonBody(body): JsonB
     batch.add(0, draft);
     let commands = std::mem::take(&mut batch.commands);
     // Refused as a whole: nothing was taken in, and the whole request may be sent again.
-    let pending = api.sequencer.submit(commands)?;
+    let pending = api.dispatch.submit(commands)?;
     let answers = pending.within(api.patience()).await;
     let results = batch.results(answers, &api);
     Ok(Json(Answer { results: results.iter().map(JsonResult::from).collect() }).into_response())
