@@ -12,8 +12,10 @@ pub mod adapters;
 pub mod api;
 #[cfg(any(test, feature = "checks"))]
 pub mod checks;
+pub mod cluster;
 mod compose;
 pub mod config;
+mod dispatch;
 pub mod link;
 mod message;
 pub mod metrics;

@@ -9,6 +9,7 @@ mod etcd;
 mod install;
 mod java;
 mod kafka;
+mod kafka_secure;
 mod opensearch;
 mod ports;
 mod postgres;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 
+pub use self::kafka_secure::Access as KafkaAccess;
 pub use self::process::{Farewell, Process};
 pub use self::state::{Home, Running, State};
 
@@ -63,6 +65,8 @@ pub enum Server {
     RedisCluster,
     Etcd,
     Kafka,
+    /// One broker over TLS, with users and rights.
+    KafkaSecure,
     #[value(name = "opensearch")]
     OpenSearch,
 }
@@ -75,6 +79,7 @@ impl Server {
             Server::RedisCluster => "redis-cluster",
             Server::Etcd => "etcd",
             Server::Kafka => "kafka",
+            Server::KafkaSecure => "kafka-secure",
             Server::OpenSearch => "opensearch",
         }
     }
@@ -91,6 +96,7 @@ impl Server {
             Server::RedisCluster => Box::new(redis::Redis::install(home, true)?),
             Server::Etcd => Box::new(etcd::Etcd::install(home)?),
             Server::Kafka => Box::new(kafka::Kafka::install(brokers)?),
+            Server::KafkaSecure => Box::new(kafka::Kafka::install_secure()?),
             Server::OpenSearch => Box::new(opensearch::OpenSearch::install()?),
         })
     }

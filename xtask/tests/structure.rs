@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const ARROWS: &[(&str, &[&str])] = &[
     ("tidegate", &["tidegate-auth", "tidegate-control", "tidegate-gateway", "tidegate-proto"]),
     ("tidegate-auth", &[]),
+    ("tidegate-bus", &["tidegate-proto"]),
     ("tidegate-control", &["tidegate-auth", "tidegate-control-core", "tidegate-proto"]),
     ("tidegate-control-core", &[]),
     (

@@ -11,9 +11,9 @@ use tidegate_control_core::ports::{StoreError, StoreReader};
 use tokio::sync::watch;
 
 use crate::config::LimitsConfig;
+use crate::dispatch::Dispatch;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
-use crate::runtime::Sequencer;
 use auth::Access;
 use error::ApiError;
 
@@ -29,7 +29,7 @@ mod streams;
 
 /// What every handler may use.
 pub struct Api {
-    pub sequencer: Sequencer,
+    pub dispatch: Dispatch,
     pub reader: Arc<dyn StoreReader>,
     pub presence: Arc<Presence>,
     pub metrics: Arc<Metrics>,

@@ -45,6 +45,8 @@ pub struct Template {
     pub priority: Priority,
     pub ttl_s: u32,
     pub platforms: SmallVec<[Box<str>; 1]>,
+    /// Answer once it is durable, without waiting for its seq.
+    pub ack_durable: bool,
 }
 
 /// Why there is no draft.
@@ -153,6 +155,8 @@ impl Template {
 
     fn command(&self, to: StreamKey) -> Command {
         Command::Push(Box::new(Push {
+            id: None,
+            ack_durable: self.ack_durable,
             to,
             sender: None,
             from: self.from.clone(),
@@ -172,6 +176,8 @@ impl Template {
     /// As [`Template::command`] for the last target, without a copy.
     fn into_command(self, to: StreamKey) -> Command {
         Command::Push(Box::new(Push {
+            id: None,
+            ack_durable: self.ack_durable,
             to,
             sender: None,
             from: self.from,
@@ -263,8 +269,8 @@ impl Batch {
 
 fn result(corr: u64, to: String, answer: Answer, presence: &View<'_>) -> PushResult {
     match answer {
-        Ok(Reply::Pushed { epoch, seq, id, duplicate, .. }) => PushResult {
-            online: online(&to, presence).unwrap_or(0),
+        Ok(Reply::Pushed { epoch, seq, id, duplicate, online, .. }) => PushResult {
+            online: online.or_else(|| self::online(&to, presence)).unwrap_or(0),
             to,
             status: PushStatus::Accepted as i32,
             message_id: id.to_string(),
@@ -273,6 +279,13 @@ fn result(corr: u64, to: String, answer: Answer, presence: &View<'_>) -> PushRes
             duplicate,
             error: None,
             corr,
+        },
+        Ok(Reply::Queued { id }) => PushResult {
+            to,
+            status: PushStatus::Queued as i32,
+            message_id: id.map(|id| id.to_string()).unwrap_or_default(),
+            corr,
+            ..PushResult::default()
         },
         Ok(_) => refused_result(corr, to, &Refusal::new(ErrorCode::Internal, "another reply than that of a push")),
         Err(refusal) => refused_result(corr, to, &refusal),

@@ -1,0 +1,347 @@
+//! Two idempotent producers, one that compresses; their order per lane is [`super::lanes`]'s.
+//!
+//! The buffer's bound is ours and covers both producers and what waits for its lane; librdkafka's own bounds are off, so that
+//! it never refuses what was accepted here.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use rdkafka::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use serde::Deserialize;
+use tokio::sync::{Notify, oneshot};
+
+use super::client;
+use super::lanes::{LaneId, Lanes, Way};
+use crate::port::{BusError, Outgoing, Placed, Placing, PublishError, Publisher};
+use crate::settings::{RECORD_BYTES_MAX, Settings};
+use crate::stats::ProducerStats;
+
+const STATISTICS_MS: u32 = 1000;
+
+pub struct KafkaPublisher {
+    plain: ThreadedProducer<Context>,
+    packed: Arc<ThreadedProducer<Context>>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    lanes: Lanes<Held>,
+    /// Where a lane's released records go. Weak: the producers' threads hold this.
+    packed: OnceLock<Weak<ThreadedProducer<Context>>>,
+    compress_above_bytes: usize,
+    records_max: usize,
+    bytes_max: usize,
+    records: AtomicUsize,
+    bytes: AtomicUsize,
+    empty: Notify,
+    counters: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    produced: AtomicU64,
+    acked: AtomicU64,
+    failed: AtomicU64,
+    refused: AtomicU64,
+    bytes_acked: AtomicU64,
+    switched: AtomicU64,
+    errors: AtomicU64,
+    compressed_records: AtomicU64,
+    compressed_bytes_before: AtomicU64,
+    compressed_bytes_after: AtomicU64,
+    retries: [AtomicU64; 2],
+}
+
+struct Held {
+    record: Outgoing,
+    delivery: Box<Delivery>,
+}
+
+/// What comes back with a record's outcome.
+pub struct Delivery {
+    lane: Option<LaneId>,
+    bytes: usize,
+    answer: oneshot::Sender<Result<Placed, PublishError>>,
+}
+
+struct Context {
+    way: Way,
+    shared: Arc<Shared>,
+}
+
+impl KafkaPublisher {
+    pub fn new(settings: &Settings) -> Result<KafkaPublisher, BusError> {
+        let shared = Arc::new(Shared {
+            lanes: Lanes::new(),
+            packed: OnceLock::new(),
+            compress_above_bytes: settings.producer.compress_above_bytes,
+            records_max: settings.producer.buffer_records_max,
+            bytes_max: settings.producer.buffer_bytes_max,
+            records: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            empty: Notify::new(),
+            counters: Counters::default(),
+        });
+        let producer = |way: Way| {
+            let context = Context { way, shared: shared.clone() };
+            producer_config(settings, way)?
+                .create_with_context(context)
+                .map_err(|error| BusError::Settings(error.to_string()))
+        };
+        let (plain, packed) = (producer(Way::Plain)?, Arc::new(producer(Way::Packed)?));
+        // The first and only one: nothing else sets it.
+        let _ = shared.packed.set(Arc::downgrade(&packed));
+        Ok(KafkaPublisher { plain, packed, shared })
+    }
+}
+
+fn producer_config(settings: &Settings, way: Way) -> Result<ClientConfig, BusError> {
+    let mut config = client::config(settings)?;
+    let producer = &settings.producer;
+    config.set("acks", "all");
+    config.set("enable.idempotence", "true");
+    config.set("compression.type", if way == Way::Packed { "lz4" } else { "none" });
+    config.set("linger.ms", producer.linger_ms.to_string());
+    config.set("batch.size", producer.batch_bytes.to_string());
+    config.set("message.timeout.ms", producer.delivery_timeout_ms.to_string());
+    config.set("request.timeout.ms", producer.delivery_timeout_ms.min(10_000).to_string());
+    config.set("queue.buffering.max.messages", "0");
+    config.set("queue.buffering.max.kbytes", i32::MAX.to_string());
+    // As the Java clients: other producers' keys find the same partitions.
+    config.set("partitioner", "murmur2_random");
+    config.set("statistics.interval.ms", STATISTICS_MS.to_string());
+    Ok(config)
+}
+
+impl Publisher for KafkaPublisher {
+    fn publish(&self, record: Outgoing) -> Result<Placing, PublishError> {
+        let shared = &self.shared;
+        let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let bytes = record.value.len() + record.key.as_ref().map_or(0, |key| key.len()) + headers;
+        if bytes > RECORD_BYTES_MAX {
+            return Err(PublishError::TooLarge { bytes, max: RECORD_BYTES_MAX });
+        }
+        shared.reserve(bytes)?;
+        let lane = shared.lanes.of(&record.topic, record.partition, record.key.as_deref());
+        let (answer, placing) = oneshot::channel();
+        let wants = if record.value.len() > shared.compress_above_bytes { Way::Packed } else { Way::Plain };
+        let held = Held { record, delivery: Box::new(Delivery { lane, bytes, answer }) };
+        match lane {
+            None => self.send(wants, held),
+            Some(lane) => {
+                let mut lane = shared.lanes.lock(lane);
+                match lane.enter(wants, held) {
+                    // Sent before the lane is let go: another thread's next record must not overtake it.
+                    Some((way, held)) => {
+                        if let Err(held) = self.try_send(way, held) {
+                            let next = lane.leave();
+                            drop(lane);
+                            shared.done(held.0, Err(held.1));
+                            debug_assert!(next.is_empty(), "nothing waits where something could be sent");
+                        }
+                    }
+                    None => {
+                        shared.counters.switched.fetch_add(1, Relaxed);
+                    }
+                }
+            }
+        }
+        Ok(Placing(placing))
+    }
+
+    fn flush(&self, within: Duration) -> BoxFuture<'_, Result<(), PublishError>> {
+        Box::pin(async move {
+            let empty = async {
+                loop {
+                    let notified = self.shared.empty.notified();
+                    tokio::pin!(notified);
+                    notified.as_mut().enable();
+                    if self.shared.records.load(Relaxed) == 0 {
+                        return;
+                    }
+                    notified.await;
+                }
+            };
+            tokio::time::timeout(within, empty).await.map_err(|_| PublishError::TimedOut)
+        })
+    }
+
+    fn stats(&self) -> ProducerStats {
+        let Shared { counters, records, bytes, records_max, bytes_max, .. } = &*self.shared;
+        ProducerStats {
+            produced: counters.produced.load(Relaxed),
+            acked: counters.acked.load(Relaxed),
+            failed: counters.failed.load(Relaxed),
+            refused: counters.refused.load(Relaxed),
+            retries: counters.retries.iter().map(|retries| retries.load(Relaxed)).sum(),
+            bytes_acked: counters.bytes_acked.load(Relaxed),
+            compressed_records: counters.compressed_records.load(Relaxed),
+            compressed_bytes_before: counters.compressed_bytes_before.load(Relaxed),
+            compressed_bytes_after: counters.compressed_bytes_after.load(Relaxed),
+            switched: counters.switched.load(Relaxed),
+            buffered_records: records.load(Relaxed) as u64,
+            buffered_bytes: bytes.load(Relaxed) as u64,
+            buffer_records_max: *records_max as u64,
+            buffer_bytes_max: *bytes_max as u64,
+            broker_errors: counters.errors.load(Relaxed),
+        }
+    }
+}
+
+impl KafkaPublisher {
+    fn send(&self, way: Way, held: Held) {
+        if let Err((delivery, error)) = self.try_send(way, held) {
+            self.shared.done(delivery, Err(error));
+        }
+    }
+
+    fn try_send(&self, way: Way, held: Held) -> Result<(), (Box<Delivery>, PublishError)> {
+        produce(if way == Way::Plain { &self.plain } else { &self.packed }, held)
+    }
+}
+
+fn produce(producer: &ThreadedProducer<Context>, held: Held) -> Result<(), (Box<Delivery>, PublishError)> {
+    let Held { record, delivery } = held;
+    let Outgoing { topic, partition, key, headers, value } = record;
+    let mut base = BaseRecord::with_opaque_to(&topic, delivery).payload(&*value);
+    if let Some(key) = &key {
+        base = base.key(&**key);
+    }
+    if let Some(partition) = partition {
+        base = base.partition(partition);
+    }
+    if !headers.is_empty() {
+        let with = |all: OwnedHeaders, (name, value): &(_, bytes::Bytes)| {
+            let key: &std::borrow::Cow<'static, str> = name;
+            all.insert(Header { key, value: Some(&**value) })
+        };
+        base = base.headers(headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), with));
+    }
+    producer.send(base).map_err(|(error, record)| {
+        let error = client::publish_error(&error, &topic, record.delivery_opaque.bytes);
+        (record.delivery_opaque, error)
+    })
+}
+
+impl Shared {
+    fn reserve(&self, bytes: usize) -> Result<(), PublishError> {
+        let take = |counter: &AtomicUsize, count: usize, max: usize| {
+            counter.fetch_update(Relaxed, Relaxed, |now| (now + count <= max).then_some(now + count)).is_ok()
+        };
+        let taken = take(&self.records, 1, self.records_max);
+        if taken && take(&self.bytes, bytes, self.bytes_max) {
+            self.counters.produced.fetch_add(1, Relaxed);
+            return Ok(());
+        }
+        if taken {
+            self.records.fetch_sub(1, Relaxed);
+        }
+        self.counters.refused.fetch_add(1, Relaxed);
+        Err(PublishError::BufferFull)
+    }
+
+    /// A record's outcome is known. Its lane was left before.
+    fn done(&self, delivery: Box<Delivery>, outcome: Result<Placed, PublishError>) {
+        if outcome.is_ok() {
+            self.counters.acked.fetch_add(1, Relaxed);
+            self.counters.bytes_acked.fetch_add(delivery.bytes as u64, Relaxed);
+        } else {
+            self.counters.failed.fetch_add(1, Relaxed);
+        }
+        // A caller that went away does not want to know.
+        let _ = delivery.answer.send(outcome);
+        self.bytes.fetch_sub(delivery.bytes, Relaxed);
+        if self.records.fetch_sub(1, Relaxed) == 1 {
+            self.empty.notify_waiters();
+        }
+    }
+
+    fn leave(&self, id: LaneId) {
+        let mut failed = Vec::new();
+        {
+            let mut lane = self.lanes.lock(id);
+            let mut released = lane.leave();
+            let packed = self.packed.get().and_then(Weak::upgrade);
+            while let Some(held) = released.pop_front() {
+                let sent = match &packed {
+                    Some(packed) => produce(packed, held),
+                    None => Err((held.delivery, PublishError::Closed)),
+                };
+                if let Err(unsent) = sent {
+                    failed.push(unsent);
+                    // All that waited was just released, so nothing more can come of this.
+                    released.extend(lane.leave());
+                }
+            }
+        }
+        for (delivery, error) in failed {
+            self.done(delivery, Err(error));
+        }
+    }
+}
+
+impl ProducerContext for Context {
+    type DeliveryOpaque = Box<Delivery>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, delivery: Box<Delivery>) {
+        if let Some(lane) = delivery.lane {
+            self.shared.leave(lane);
+        }
+        let outcome = match result {
+            Ok(message) => {
+                if self.way == Way::Packed {
+                    self.shared.counters.compressed_records.fetch_add(1, Relaxed);
+                }
+                Ok(Placed { partition: message.partition(), offset: message.offset() })
+            }
+            Err((error, message)) => Err(client::publish_error(error, message.topic(), delivery.bytes)),
+        };
+        self.shared.done(delivery, outcome);
+    }
+}
+
+/// Of librdkafka's many figures those that only it knows.
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    txmsg_bytes: u64,
+    #[serde(default)]
+    tx_bytes: u64,
+    #[serde(default)]
+    brokers: HashMap<String, BrokerStatistics>,
+}
+
+#[derive(Deserialize)]
+struct BrokerStatistics {
+    #[serde(default)]
+    txretries: u64,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        client::log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.shared.counters.errors.fetch_add(1, Relaxed);
+        tracing::debug!(target: "kafka", %error, reason, "producer");
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(figures) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        let counters = &self.shared.counters;
+        let retries = figures.brokers.values().map(|broker| broker.txretries).sum();
+        counters.retries[self.way as usize].store(retries, Relaxed);
+        if self.way == Way::Packed && figures.txmsg_bytes > 0 {
+            counters.compressed_bytes_before.store(figures.txmsg_bytes, Relaxed);
+            counters.compressed_bytes_after.store(figures.tx_bytes, Relaxed);
+        }
+    }
+}
