@@ -33,6 +33,7 @@ pub fn up(gateway: GatewayId, origin: Origin, value: ToLink) -> Up {
             let stream = |open: link::OpenStream| LinkOpenStream {
                 stream: stream_up(&open.stream),
                 cursor: open.cursor.map(|(epoch, seq)| (epoch.as_str().into(), control::Seq(seq.0))),
+                auto: open.auto,
             };
             let streams = streams.into_iter().map(stream).collect();
             Input::Open { gateway, open: LinkOpen { corr, uid: uid_up(&uid), device, streams, auto_join } }
@@ -124,6 +125,9 @@ pub fn down(origin: Origin, item: LinkItem) -> FromLink {
         LinkItem::Reset { lsn } => FromLink::Reset(place(lsn)),
         LinkItem::Opened(opened) => FromLink::Opened(self::opened(&opened)),
         LinkItem::OpenEnd { corr } => FromLink::OpenEnd { corr },
+        LinkItem::Also(also) => {
+            FromLink::Also { corr: also.corr, streams: also.streams.iter().map(stream_down).collect() }
+        }
         LinkItem::Membership { lsn, uid, stream, epoch, seq, joined, reason } => FromLink::Membership {
             uid: uid_down(&uid),
             stream: stream_down(&stream),

@@ -20,7 +20,7 @@ use crate::io::IoChoice;
 pub use check::{Problem, check};
 pub use origins::{ORIGINS_MAX, Origins};
 pub use proxies::{Proxies, ProxiesConfig, ProxyProtocol};
-pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, Settings};
+pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, RegisteredSettings, Settings};
 
 /// The annotated default of this section, as `tidegate default-config` prints it.
 pub const DEFAULT_CONFIG: &str = include_str!("default.toml");
@@ -38,6 +38,16 @@ pub struct Config {
     pub client_addr: SocketAddr,
     /// Health, readiness, metrics.
     pub admin_addr: SocketAddr,
+    /// The cluster's name in the registry, which several may share.
+    pub cluster: String,
+    /// The URL that clients are sent to, as the registry tells it; needed there alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_url: Option<String>,
+    /// This gateway's share of new clients beside the others in the registry.
+    pub weight: u32,
+    /// Where owners of partitions are found, and this gateway by others. Instead of `link.addr`.
+    #[serde(skip_serializing)]
+    pub registry: Option<tidegate_registry::Settings>,
     /// Echo listener for conformance suites; loopback only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub echo_addr: Option<SocketAddr>,
@@ -117,7 +127,7 @@ impl TlsConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct LinkConfig {
     /// `http://host:port` of control's gRPC listener, or of several nodes' that own the partitions between them. Not used by a
-    /// gateway that runs in control's process. None: [`LINK_ADDR`].
+    /// gateway that runs in control's process, nor with a `registry`. None: [`LINK_ADDR`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<OneOrMany>,
     /// File with the service token that is shown to control.
@@ -240,6 +250,10 @@ impl Default for Config {
             name: "gateway-1".into(),
             client_addr: loopback(8080),
             admin_addr: loopback(8081),
+            cluster: "tidegate".into(),
+            client_url: None,
+            weight: 100,
+            registry: None,
             echo_addr: None,
             window_ms: 50,
             drain_ms: 30_000,

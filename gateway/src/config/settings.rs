@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tidegate_auth::{Key, Verifier, VerifierConfig};
 use tidegate_gateway_tls::Acceptor;
+use tidegate_registry::{Names, Registry, RegistryError};
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::check::{rules, with_source};
@@ -42,6 +43,8 @@ pub struct Settings {
     pub proxies: Proxies,
     pub tls: Option<TlsSettings>,
     pub link: LinkSettings,
+    /// With a `registry`: owners are found there, and this gateway is entered there.
+    pub registered: Option<RegisteredSettings>,
     pub engine: EngineSettings,
     pub handshake: HandshakeSettings,
     pub verifier: Verifier,
@@ -55,6 +58,15 @@ pub struct TlsSettings {
     pub addr: Option<SocketAddr>,
     pub echo_addr: Option<SocketAddr>,
     pub acceptor: Arc<Acceptor>,
+}
+
+/// What the registry is told, and which one.
+#[derive(Clone, Debug)]
+pub struct RegisteredSettings {
+    pub registry: Registry,
+    pub names: Names,
+    pub client_url: String,
+    pub weight: u32,
 }
 
 /// The way to control.
@@ -123,6 +135,20 @@ impl Settings {
         limits.connections_max = limits.connections_max.min(connections_max);
         let addrs =
             config.link.addr.as_ref().map_or_else(|| vec![LINK_ADDR.to_owned()], |addr| addr.as_slice().to_vec());
+        let registered = match &config.registry {
+            Some(registry) => {
+                let failed = |path: &str, error: RegistryError| {
+                    vec![Problem { path: path.into(), message: with_source(&error) }]
+                };
+                Some(RegisteredSettings {
+                    registry: Registry::connect(registry).map_err(|error| failed("gateway.registry", error))?,
+                    names: Names::new(&config.cluster).map_err(|error| failed("gateway.cluster", error))?,
+                    client_url: config.client_url.unwrap_or_default(),
+                    weight: config.weight,
+                })
+            }
+            None => None,
+        };
         Ok(Settings {
             name: config.name,
             client_addr: config.client_addr,
@@ -134,6 +160,7 @@ impl Settings {
             proxies,
             tls,
             link: LinkSettings { addrs, authorization, credit_bytes: config.link.credit_bytes },
+            registered,
             engine,
             handshake: HandshakeSettings {
                 deadline: Duration::from_millis(config.handshake.deadline_ms.into()),

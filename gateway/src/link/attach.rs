@@ -22,7 +22,7 @@ use super::{Attached, Identity, LinkEvent};
 use crate::config::LinkSettings;
 use crate::platforms::PlatformTable;
 
-/// Batches to control that wait for the network; beyond, [`UpQueue`](super::UpQueue) holds items.
+/// Batches to control that wait for the network; beyond, [`UpQueues`](super::UpQueues) holds items.
 const UP_BATCHES_MAX: usize = 16;
 /// Largest message from control: a page of 64 KB per stream, many streams in one batch.
 const DOWN_MESSAGE_BYTES_MAX: usize = 64 << 20;

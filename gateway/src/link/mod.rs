@@ -29,9 +29,9 @@ use crate::config::LinkSettings;
 use crate::platforms::PlatformTable;
 use attach::{Attaching, Link};
 use channels::Channels;
-pub use states::{LinkState, LinkStates};
+pub use states::LinkStates;
 pub use topology::{OwnerAt, Owners, Topology};
-pub use up::{Flushed, UpQueue, UpQueues};
+pub use up::{Flushed, UpQueues};
 
 /// Batches from control that wait for the hub thread; beyond, HTTP/2 flow control holds control back.
 const DOWN_BATCHES_MAX: usize = 16;

@@ -32,7 +32,8 @@ pub struct LinkSummary {
     pub each: Vec<(bool, u64)>,
     /// 0: not known yet.
     pub of: usize,
-    /// See [`LinkStates::is_up`].
+    /// The node can serve: every partition has been attached, and some are now. One that changes its owner is away for a
+    /// moment at every gateway at once, and they must not all seem unfit for that.
     pub is_up: bool,
 }
 
@@ -103,12 +104,6 @@ impl LinkStates {
         self.of(partition).give_up.notify_waiters();
     }
 
-    /// The node can serve: every partition has been attached, and some are now. One that changes its owner is away for a
-    /// moment at every gateway at once, and they must not all seem unfit for that.
-    pub fn is_up(&self) -> bool {
-        self.summary().is_up
-    }
-
     pub fn summary(&self) -> LinkSummary {
         let each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
         let each: Vec<_> =
@@ -128,16 +123,16 @@ mod tests {
         let states = LinkStates::default();
         let [one, two] = [0, 1].map(|at| states.of(PartitionId(at)));
         states.set_up(&one);
-        assert!(!states.is_up(), "it is not known how many there are");
+        assert!(!states.summary().is_up, "it is not known how many there are");
         let count = |count| Partitions::new(count).expect("a valid count");
         assert_eq!(states.agree(count(2)), Ok(()));
         assert_eq!(states.agree(count(3)), Err(PartitionsChanged { known: 2, told: 3 }));
         states.set_up(&one);
-        assert!(!states.is_up(), "one of two");
+        assert!(!states.summary().is_up, "one of two");
         states.set_up(&two);
-        assert!(states.is_up());
-        assert!(one.set_down() && states.is_up(), "the other serves");
-        assert!(two.set_down() && !states.is_up());
+        assert!(states.summary().is_up);
+        assert!(one.set_down() && states.summary().is_up, "the other serves");
+        assert!(two.set_down() && !states.summary().is_up);
         assert_eq!(states.summary(), LinkSummary { each: vec![(false, 2), (false, 1)], of: 2, is_up: false });
     }
 }

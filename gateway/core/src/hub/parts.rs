@@ -56,7 +56,8 @@ impl PendingOpen {
             OpenKind::Join { stream, cursor, .. } => {
                 by_partition(partitions, std::iter::once(open_stream(stream, cursor.as_ref(), false)))
             }
-            OpenKind::Invite { stream } => by_partition(partitions, std::iter::once(open_stream(stream, None, false))),
+            // The group may have ended since, and asking for it must not begin another.
+            OpenKind::Invite { stream } => by_partition(partitions, std::iter::once(open_stream(stream, None, true))),
         }
     }
 
