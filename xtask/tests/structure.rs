@@ -22,6 +22,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tidegate-gateway-threads",
             "tidegate-gateway-tls",
             "tidegate-proto",
+            "tidegate-registry",
         ],
     ),
     ("tidegate-gateway-contract", &["tidegate-gateway-core"]),
