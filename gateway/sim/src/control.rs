@@ -1,11 +1,13 @@
-//! Control of the world: the production partition over the simulated store, driven as its thread drives it.
+//! One partition's owner: the production partition over the simulated store, driven as its thread drives it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use tidegate_control_core::domain::{PartitionId, Refusal, Timestamp};
-use tidegate_control_core::partition::{Command, GatewayId, Input, Output, Partition, PartitionConfig, Reply, Token};
-use tidegate_control_core::ports::StoreError;
+use tidegate_control_core::domain::{Lsn, PartitionId, Refusal, Timestamp};
+use tidegate_control_core::partition::{
+    Command, Errand, GatewayId, Input, Output, Partition, PartitionConfig, Reply, Token, errands_of,
+};
+use tidegate_control_core::ports::{MessageStore as _, StoreError};
 use tidegate_gateway_core::ids::SeqRange;
 use tidegate_gateway_core::link::{Deliver, FromLink, Position};
 
@@ -32,6 +34,11 @@ pub enum Waiter {
     Push(usize),
     /// Nobody keeps the answer.
     Operator,
+    /// Another partition, with the number of its attempt.
+    Errand {
+        from: usize,
+        number: u64,
+    },
     Link {
         gateway: GatewayId,
         corr: u64,
@@ -40,6 +47,9 @@ pub enum Waiter {
 
 /// Outlives the partition's crashes: callers, and the wall clock.
 pub struct Control {
+    /// Which partition, of how many.
+    pub partition: usize,
+    pub partitions: u32,
     pub life: Option<Life>,
     pub api: VecDeque<(u64, Command, Waiter)>,
     /// What the wall clock is ahead of the world's.
@@ -68,6 +78,10 @@ pub struct Life {
 /// What one turn brought.
 #[derive(Default)]
 pub struct Turned {
+    /// What the partition owes to others from now on.
+    pub errands: Vec<(Lsn, Errand)>,
+    /// Answers to others' errands: whose, the number of the attempt.
+    pub taken: Vec<(usize, u64, Result<Reply, Refusal>)>,
     pub answers: Vec<(usize, Result<Reply, Refusal>)>,
     /// The process ended; who waited never hears.
     pub died: Option<String>,
@@ -75,15 +89,36 @@ pub struct Turned {
 }
 
 impl Control {
-    pub fn new(credit: u64, twice: u64, seam: Option<Seam>, rng: Rng) -> Control {
-        let api = VecDeque::new();
-        Control { life: None, api, clock_ms: 0, turn_at: None, starts_at: 0, credit, twice, stale: 0, seam, rng }
+    pub fn new(
+        (partition, partitions): (usize, u32),
+        credit: u64,
+        twice: u64,
+        seam: Option<Seam>,
+        rng: Rng,
+    ) -> Control {
+        let (api, life) = (VecDeque::new(), None);
+        let (clock_ms, turn_at, starts_at, stale) = (0, None, 0, 0);
+        Control { partition, partitions, life, api, clock_ms, turn_at, starts_at, credit, twice, stale, seam, rng }
     }
 
-    pub fn start(&mut self, now: u64, disk: &Disk) -> Result<(), String> {
-        let config = PartitionConfig { heads_max: *self.rng.pick(&[2, 8, 1 << 20]), ..PartitionConfig::default() };
-        let partition = Partition::new(PartitionId(0), disk.open(), config, self.rng.next());
+    /// Returns what the log still owes to other partitions.
+    pub fn start(&mut self, now: u64, disk: &Disk) -> Result<Vec<(Lsn, Errand)>, String> {
+        let config = PartitionConfig {
+            heads_max: *self.rng.pick(&[2, 8, 1 << 20]),
+            partitions: self.partitions,
+            worker: self.partition as u16,
+            ..PartitionConfig::default()
+        };
+        let (id, store) = (PartitionId(self.partition as u32), disk.open());
+        let routed = store.progress().routed.unwrap_or(Lsn(0));
+        let partition = Partition::new(id, store, config, self.rng.next());
         let partition = partition.map_err(|error| format!("control does not start: {error}"))?;
+        let mut owed = Vec::new();
+        disk.news(0, |lsn, record| {
+            if lsn > routed {
+                owed.extend(errands_of(record, id, self.partitions).into_iter().map(|errand| (lsn, errand)));
+            }
+        });
         self.life = Some(Life {
             partition,
             waiters: BTreeMap::new(),
@@ -93,23 +128,26 @@ impl Control {
             paused: false,
         });
         self.turn_at = Some(now);
-        Ok(())
+        Ok(owed)
     }
 
-    /// The process is gone, and with it all who waited. Returns the pushes among them.
-    pub fn crash(&mut self) -> Vec<usize> {
-        let mut lost: Vec<usize> = Vec::new();
-        let mut lose = |waiter: Waiter| {
-            if let Waiter::Push(push) = waiter {
-                lost.push(push);
-            }
-        };
+    /// The process is gone. Returns all who waited.
+    pub fn crash(&mut self) -> Vec<Waiter> {
+        let mut lost: Vec<Waiter> = Vec::new();
         if let Some(life) = self.life.take() {
-            life.waiters.into_values().for_each(&mut lose);
+            lost.extend(life.waiters.into_values());
         }
-        self.api.drain(..).for_each(|(_, _, waiter)| lose(waiter));
+        lost.extend(self.api.drain(..).map(|(_, _, waiter)| waiter));
         self.turn_at = None;
         lost
+    }
+
+    /// What it owes to others has arrived up to here.
+    pub fn routed(&mut self, now: u64, upto: Lsn) {
+        if let Some(life) = &mut self.life {
+            life.inputs.push(Input::Routed(upto));
+        }
+        self.wake(now);
     }
 
     pub fn call(&mut self, at: u64, command: Command, waiter: Waiter) {
@@ -147,7 +185,8 @@ impl Control {
             true => now + PAUSE_NS,
             false if life.partition.wants_turn() => now + self.rng.between(20_000, 200_000),
             false => {
-                let up = gateways.iter().filter_map(|gateway| gateway.link.up.front().map(|(at, _)| *at));
+                let up =
+                    gateways.iter().filter_map(|gateway| gateway.links[self.partition].up.front().map(|(at, _)| *at));
                 let api = self.api.front().map(|(at, ..)| *at);
                 up.chain(api).min().map_or(life.next_tick, |at| at.min(life.next_tick))
             }
@@ -163,7 +202,7 @@ impl Control {
             let sources = gateways.len() + 1;
             let first = self.rng.index(sources);
             let ready = |at: usize| match gateways.get(at) {
-                Some(gateway) => gateway.link.up.front().is_some_and(|(at, _)| *at <= now),
+                Some(gateway) => gateway.links[self.partition].up.front().is_some_and(|(at, _)| *at <= now),
                 None => self.api.front().is_some_and(|(at, ..)| *at <= now),
             };
             let Some(at) = (0..sources).map(|at| (first + at) % sources).find(|at| ready(*at)) else { break };
@@ -174,11 +213,11 @@ impl Control {
                 }
                 continue;
             };
-            match gateway.link.up.pop_front() {
+            match gateway.links[self.partition].up.pop_front() {
                 Some((_, Up::Hello(id))) => {
                     life.inputs.push(Input::LinkUp { gateway: id, credit_bytes: self.credit });
                     let at = now + self.rng.between(50_000, 2_000_000);
-                    send(gateway, id, at, Down::Up(id, origin.history.0));
+                    send(gateway, self.partition, id, at, Down::Up(id, origin.history.0));
                 }
                 Some((_, Up::Gone(id))) => life.inputs.push(Input::LinkDown { gateway: id }),
                 Some((_, Up::Value(id, value))) => match bus::up(id, origin, value) {
@@ -207,6 +246,10 @@ impl Control {
                         turned.answers.push((push, result));
                         continue;
                     }
+                    Some(Waiter::Errand { from, number }) => {
+                        turned.taken.push((from, number, result));
+                        continue;
+                    }
                     Some(Waiter::Link { gateway, corr }) => (gateway, bus::reply(corr, result)),
                     Some(Waiter::Operator) => continue,
                     None => {
@@ -215,9 +258,8 @@ impl Control {
                     }
                 },
                 Output::Link { gateway, item } => (gateway, bus::down(origin, item)),
-                // There is one partition: it owes nothing to others.
-                Output::Errand { .. } => {
-                    turned.died = Some("an errand to nowhere".to_owned());
+                Output::Errand { lsn, errand } => {
+                    turned.errands.push((lsn, errand));
                     continue;
                 }
                 Output::Detach { gateway, .. } => {
@@ -225,7 +267,9 @@ impl Control {
                     continue;
                 }
             };
-            let Some(gateway) = gateways.iter_mut().find(|gateway| gateway.link.id == Some(to)) else { continue };
+            let Some(gateway) = gateways.iter_mut().find(|gateway| gateway.links[self.partition].id == Some(to)) else {
+                continue;
+            };
             if self.seam == Some(Seam::LostTail) && matches!(item, FromLink::Deliver(_)) && self.rng.chance(30) {
                 continue;
             }
@@ -238,12 +282,12 @@ impl Control {
                 FromLink::Deliver(deliver) if self.rng.chance(self.stale) => of_older_owner(deliver),
                 _ => None,
             };
-            send(gateway, to, at, Down::Item(item));
+            send(gateway, self.partition, to, at, Down::Item(item));
             if let Some(stale) = stale {
-                send(gateway, to, at, Down::Item(FromLink::Deliver(stale)));
+                send(gateway, self.partition, to, at, Down::Item(FromLink::Deliver(stale)));
             }
             if let Some(again) = again {
-                send(gateway, to, at, Down::Item(FromLink::Deliver(again)));
+                send(gateway, self.partition, to, at, Down::Item(FromLink::Deliver(again)));
             }
         }
     }
@@ -259,12 +303,13 @@ impl Life {
 }
 
 /// Puts an item on the way to the hub, unless the attachment has ended.
-pub fn send(gateway: &mut Gateway, id: GatewayId, at: u64, item: Down) {
-    if gateway.link.id != Some(id) {
+pub fn send(gateway: &mut Gateway, partition: usize, id: GatewayId, at: u64, item: Down) {
+    let link = &mut gateway.links[partition];
+    if link.id != Some(id) {
         return;
     }
-    let at = gateway.link.down.back().map_or(at, |(last, _)| at.max(*last));
-    gateway.link.down.push_back((at, item));
+    let at = link.down.back().map_or(at, |(last, _)| at.max(*last));
+    link.down.push_back((at, item));
     gateway.wake_hub(at);
 }
 

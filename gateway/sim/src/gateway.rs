@@ -21,7 +21,6 @@ use crate::script::MS;
 const HOP_NS: u64 = 150_000;
 /// Within so long after its beginning an attachment is told what changed.
 const CALM_NS: u64 = 200 * MS;
-const ONLY: PartitionId = PartitionId(0);
 /// Items that one turn of the hub takes.
 const HUB_ITEMS_MAX: usize = 64;
 
@@ -29,7 +28,8 @@ pub struct Gateway {
     pub life: u32,
     pub hub: Hub,
     pub shards: Vec<ShardNode>,
-    pub link: Link,
+    /// Per partition.
+    pub links: Vec<Link>,
     pub hub_turn_at: Option<u64>,
     rng: Rng,
 }
@@ -287,18 +287,18 @@ impl Gateway {
     pub fn new(
         life: u32,
         hub: HubConfig,
-        shards: usize,
+        (shards, partitions): (usize, u32),
         shard: &ShardConfig,
         (manners, seam): (Manners, Option<Seam>),
         mut rng: Rng,
     ) -> Gateway {
         let mut hub = Hub::new(hub, rng.next());
-        hub.set_partitions(Now(0), Partitions::ONE).expect("told once");
+        hub.set_partitions(Now(0), Partitions::new(partitions).expect("a valid count")).expect("told once");
         Gateway {
             life,
             hub,
             shards: (0..shards).map(|id| ShardNode::new(id as u16, shard, (manners, seam), &mut rng)).collect(),
-            link: Link::default(),
+            links: (0..partitions).map(|_| Link::default()).collect(),
             hub_turn_at: None,
             rng,
         }
@@ -315,7 +315,7 @@ impl Gateway {
     /// One turn of the hub's thread.
     pub fn hub_turn(&mut self, now: u64) {
         for _ in 0..HUB_ITEMS_MAX {
-            let sources = self.shards.len() + 1;
+            let sources = self.shards.len() + self.links.len();
             let first = self.rng.index(sources);
             if !(0..sources).any(|at| self.take((first + at) % sources, now)) {
                 break;
@@ -331,7 +331,8 @@ impl Gateway {
 
     /// From a shard, or from the link.
     fn take(&mut self, source: usize, now: u64) -> bool {
-        let Some(shard) = self.shards.get_mut(source) else { return self.take_from_link(now) };
+        let shards = self.shards.len();
+        let Some(shard) = self.shards.get_mut(source) else { return self.take_from_link(source - shards, now) };
         if shard.out.front().is_none_or(|(at, _)| *at > now) {
             return false;
         }
@@ -341,23 +342,23 @@ impl Gateway {
         true
     }
 
-    fn take_from_link(&mut self, now: u64) -> bool {
-        if self.link.down.front().is_none_or(|(at, _)| *at > now) {
+    fn take_from_link(&mut self, partition: usize, now: u64) -> bool {
+        if self.links[partition].down.front().is_none_or(|(at, _)| *at > now) {
             return false;
         }
         // What was said before belongs to the attachment of before.
         self.hand_out(now);
-        match self.link.down.pop_front() {
+        let (link, of) = (&mut self.links[partition], PartitionId(partition as u32));
+        match link.down.pop_front() {
             Some((_, Down::Up(id, history))) => {
-                while self.hub.poll_link().is_some() {}
-                (self.link.heard, self.link.heard_at) = (Some(id), now);
-                self.hub.handle_link(Now(now), ONLY, FromLink::History { history });
-                self.hub.handle_link(Now(now), ONLY, FromLink::Up);
+                (link.heard, link.heard_at) = (Some(id), now);
+                self.hub.handle_link(Now(now), of, FromLink::History { history });
+                self.hub.handle_link(Now(now), of, FromLink::Up);
             }
-            Some((_, Down::Item(item))) => self.hub.handle_link(Now(now), ONLY, item),
+            Some((_, Down::Item(item))) => self.hub.handle_link(Now(now), of, item),
             Some((_, Down::Broken)) => {
-                self.link.heard = None;
-                self.hub.handle_link(Now(now), ONLY, FromLink::Down);
+                link.heard = None;
+                self.hub.handle_link(Now(now), of, FromLink::Down);
             }
             None => {}
         }
@@ -371,12 +372,13 @@ impl Gateway {
             shard.mail.put(at, ShardInput::Hub(command));
             shard.wake(at);
         }
-        while let Some((_, value)) = self.hub.poll_link() {
+        while let Some((partition, value)) = self.hub.poll_link() {
+            let link = &mut self.links[partition.0 as usize];
             // Values go to the attachment that the hub spoke to, if it still exists.
-            if let Some(id) = self.link.heard.filter(|id| self.link.id == Some(*id)) {
+            if let Some(id) = link.heard.filter(|id| link.id == Some(*id)) {
                 let at = now + self.rng.between(50_000, 2_000_000);
-                let at = self.link.up.back().map_or(at, |(last, _)| at.max(*last));
-                self.link.up.push_back((at, Up::Value(id, value)));
+                let at = link.up.back().map_or(at, |(last, _)| at.max(*last));
+                link.up.push_back((at, Up::Value(id, value)));
             }
         }
     }
@@ -384,7 +386,7 @@ impl Gateway {
     /// Sets the hub's next turn by what it waits for.
     pub fn wake_hub(&mut self, earliest: u64) {
         let shards = self.shards.iter().filter_map(|shard| shard.out.front().map(|(at, _)| *at)).min();
-        let link = self.link.down.front().map(|(at, _)| *at);
+        let link = self.links.iter().filter_map(|link| link.down.front().map(|(at, _)| *at)).min();
         let timeout = self.hub.poll_timeout().map(|at| at.0);
         let at = [shards, link, timeout].into_iter().flatten().min().map(|at| at.max(earliest));
         self.hub_turn_at = match (self.hub_turn_at, at) {

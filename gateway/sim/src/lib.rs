@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod bus;
+mod carrier;
 pub mod client;
 mod control;
 mod frames;

@@ -42,6 +42,9 @@ struct Args {
     /// All connections speak TLS: the same seeds, over production's TLS layer.
     #[arg(long)]
     tls: bool,
+    /// The same seeds over so many partitions, each with its own owner, disk and links.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    partitions: u32,
     /// Print the failing plan as it is, without making it smaller.
     #[arg(long)]
     no_shrink: bool,
@@ -94,7 +97,7 @@ fn hunt(args: &Args) -> ExitCode {
         let found = shared.failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_iter().min();
         match found {
             Some((seed, violation)) => {
-                let plan = Plan::of(seed);
+                let plan = plan(seed, args);
                 let plan = if args.no_shrink { plan } else { shrink(&plan, Some(planted)) };
                 let events = run(&plan, Some(planted), Trace::on()).1.lines().len();
                 let steps = plan.script.len();
@@ -213,7 +216,7 @@ fn work(shared: &Shared, args: &Args, planted: Option<Planted>) {
 }
 
 fn plan(seed: u64, args: &Args) -> Plan {
-    Plan { tls: args.tls, ..Plan::of(seed) }
+    Plan { tls: args.tls, partitions: args.partitions, ..Plan::of(seed) }
 }
 
 /// The failing seed, small, and what happens in it.
@@ -229,7 +232,9 @@ fn explain(seed: u64, planted: Option<Planted>, args: &Args) {
     println!("trace ({} events):", trace.lines().len());
     print(&trace.lines());
     println!("violation: {}", outcome.violation.unwrap_or_else(|| "none in the smaller plan".to_owned()));
-    println!("replay: cargo xtask sim --seed {seed} --trace{}", if args.tls { " --tls" } else { "" });
+    let tls = if args.tls { " --tls" } else { "" };
+    let partitions = if args.partitions > 1 { format!(" --partitions {}", args.partitions) } else { String::new() };
+    println!("replay: cargo xtask sim --seed {seed} --trace{tls}{partitions}");
 }
 
 fn print(lines: &[String]) {

@@ -134,6 +134,8 @@ pub struct Plan {
     pub script: Vec<(u64, Action)>,
     /// All connections speak TLS. Asked for, not drawn, so that a seed means the same with it and without.
     pub tls: bool,
+    /// Over how many partitions streams are spread, each with an owner of its own. Asked for, not drawn.
+    pub partitions: u32,
 }
 
 impl Plan {
@@ -150,7 +152,7 @@ impl Plan {
             window_ms: *rng.pick(&[0, 1, 20, 50, 200]),
         };
         let script = script::write(&mut rng, features, shape);
-        Plan { seed, features, shape, script, tls: false }
+        Plan { seed, features, shape, script, tls: false, partitions: 1 }
     }
 
     pub fn has(&self, feature: Feature) -> bool {

@@ -1,6 +1,7 @@
 //! The store of the world: the memory adapter with explicit durability, the whole history beside it for the oracles, and
 //! reads that fail when the run says so.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tidegate_control_core::domain::{Epoch, Gid, Lsn, OwnerEpoch, Record, Seq, StreamKey, Timestamp, Uid};
@@ -12,11 +13,42 @@ use tidegate_control_core::ports::{
 
 use crate::rng::Rng;
 
-/// What survives control's crashes, and all that was ever durable on it.
+/// What survives control's crashes, and all that was ever durable on it. One partition's.
 #[derive(Clone, Debug)]
 pub struct Disk {
     platters: MemoryDisk,
     state: Arc<Mutex<State>>,
+    /// With several partitions.
+    joined: Option<JoinedGroups>,
+}
+
+/// The groups of each user, over the disks of all partitions: what they share in production is one database.
+#[derive(Clone, Debug, Default)]
+pub struct JoinedGroups(Arc<Mutex<BTreeMap<Uid, BTreeSet<Gid>>>>);
+
+impl JoinedGroups {
+    fn note(&self, record: &Record) {
+        let mut groups = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match record {
+            Record::Append(append) => {
+                if let Some(change) = &append.membership {
+                    let of_user = groups.entry(change.uid.clone()).or_default();
+                    match change.role.is_some() {
+                        true => of_user.insert(change.gid.clone()),
+                        false => of_user.remove(&change.gid),
+                    };
+                }
+            }
+            // It begins, changes its mode or ends: whoever is a member from here on is said so.
+            Record::Group(change) => groups.values_mut().for_each(|of_user| drop(of_user.remove(&change.gid))),
+            Record::Joined(_) | Record::Mark(_) | Record::Read(_) => {}
+        }
+    }
+
+    fn of(&self, uid: &Uid, limit: usize) -> Vec<Gid> {
+        let groups = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        groups.get(uid).into_iter().flatten().take(limit).cloned().collect()
+    }
 }
 
 #[derive(Debug)]
@@ -38,16 +70,18 @@ pub struct SimStore {
 }
 
 impl Disk {
-    pub fn new(base: Epoch, rng: Rng) -> Disk {
+    pub fn new(base: Epoch, rng: Rng, joined: Option<JoinedGroups>) -> Disk {
         let state = State { history: Vec::new(), rng, reads_fail: 0, trim: None, trimmed: Lsn(0) };
-        Disk { platters: MemoryDisk::new(base), state: Arc::new(Mutex::new(state)) }
+        Disk { platters: MemoryDisk::new(base), state: Arc::new(Mutex::new(state)), joined }
     }
 
     /// As a new owner. What a dying owner made durable is part of history from here on.
     pub fn open(&self) -> SimStore {
         let mut state = self.state();
         let last = state.history.last().map_or(Lsn(0), |(lsn, _)| *lsn);
-        state.history.extend(self.platters.records().into_iter().filter(|(lsn, _)| *lsn > last));
+        let news: Vec<_> = self.platters.records().into_iter().filter(|(lsn, _)| *lsn > last).collect();
+        news.iter().for_each(|(_, record)| self.note(record));
+        state.history.extend(news);
         drop(state);
         SimStore { inner: self.platters.open(), disk: self.clone() }
     }
@@ -86,6 +120,12 @@ impl Disk {
 
     pub fn trimmed(&self) -> Lsn {
         self.state().trimmed
+    }
+
+    fn note(&self, record: &Record) {
+        if let Some(joined) = &self.joined {
+            joined.note(record);
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -141,7 +181,10 @@ impl StoreReader for SimStore {
 
     fn groups_of(&self, uid: &Uid, limit: usize) -> Result<Vec<Gid>, StoreError> {
         self.disk.read()?;
-        self.inner.groups_of(uid, limit)
+        match &self.disk.joined {
+            Some(joined) => Ok(joined.of(uid, limit)),
+            None => self.inner.groups_of(uid, limit),
+        }
     }
 
     fn marks(&self, uid: &Uid, stream: &StreamKey) -> Result<Vec<DeviceMark>, StoreError> {
@@ -181,6 +224,7 @@ impl MessageStore for SimStore {
         let before = self.inner.last_lsn();
         let last = self.inner.commit_with(records, progress)?;
         let numbered = records.iter().enumerate().map(|(at, record)| (Lsn(before.0 + at as u64 + 1), record.clone()));
+        records.iter().for_each(|record| self.disk.note(record));
         self.disk.state().history.extend(numbered);
         Ok(last)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidegate_control_core::domain::{Append, Body, Content, GroupChange, Lsn, Record};
+use tidegate_control_core::domain::{Append, Body, Content, GroupChange, Lsn, PartitionId, Record, StreamKey};
 
 /// Who writes what backends push.
 pub const BACKEND: &str = "backend";
@@ -21,11 +21,12 @@ pub struct Truth {
     keys: BTreeMap<[u8; 16], u64>,
     /// The furthest place that any device has acknowledged, per life of a stream.
     pub marks: BTreeMap<Life, u64>,
-    /// What retention took, per disk.
-    trimmed: Vec<Lsn>,
-    last_id: u64,
-    last_ts: i64,
+    /// What retention took, per disk and partition.
+    trimmed: BTreeMap<(usize, u32), Lsn>,
+    /// The last id and time of each partition.
+    last: BTreeMap<u32, (u64, i64)>,
     disk: usize,
+    partitions: u32,
 }
 
 /// Messages of one life of a stream, seq 1 first.
@@ -34,6 +35,7 @@ pub struct History {
     pub messages: Vec<(Lsn, Arc<Body>)>,
     /// The disk that held it.
     pub disk: usize,
+    partition: u32,
 }
 
 #[derive(Debug, Default)]
@@ -45,12 +47,16 @@ struct Group {
 }
 
 impl Truth {
+    pub fn new(partitions: u32) -> Truth {
+        Truth { partitions, ..Truth::default() }
+    }
+
     /// The disk was lost: what was on it stays true for those who saw it, and its keys are forgotten.
     pub fn lose_disk(&mut self) {
         self.disk += 1;
         self.keys.clear();
         self.epochs.clear();
-        (self.last_id, self.last_ts) = (0, 0);
+        self.last.clear();
     }
 
     pub fn disk(&self) -> usize {
@@ -58,14 +64,13 @@ impl Truth {
     }
 
     /// Retention of the present disk has come so far.
-    pub fn trim(&mut self, upto: Lsn) {
-        self.trimmed.resize(self.disk + 1, Lsn(0));
-        self.trimmed[self.disk] = upto;
+    pub fn trim(&mut self, partition: u32, upto: Lsn) {
+        self.trimmed.insert((self.disk, partition), upto);
     }
 
-    pub fn add(&mut self, lsn: Lsn, record: &Record) -> Result<(), String> {
+    pub fn add(&mut self, partition: u32, lsn: Lsn, record: &Record) -> Result<(), String> {
         match record {
-            Record::Append(append) => self.append(lsn, append),
+            Record::Append(append) => self.append(partition, lsn, append),
             Record::Group(change) => {
                 self.change_group(change);
                 Ok(())
@@ -87,23 +92,29 @@ impl Truth {
         }
     }
 
-    fn append(&mut self, lsn: Lsn, append: &Append) -> Result<(), String> {
+    fn append(&mut self, partition: u32, lsn: Lsn, append: &Append) -> Result<(), String> {
         let body = &append.body;
-        if body.id.0 <= self.last_id || body.ts.0 < self.last_ts {
-            return Err(format!("message {} stands behind {}: ids and times only rise", body.id, self.last_id));
+        let own = |stream: &StreamKey| PartitionId::of(stream, self.partitions).0 == partition;
+        let own: Vec<bool> = append.places.iter().map(|place| own(&place.stream)).collect();
+        // What another partition sequenced first has an id and a time of there.
+        if own.first() == Some(&true) {
+            let (last_id, last_ts) = self.last.entry(partition).or_default();
+            if body.id.0 <= *last_id || body.ts.0 < *last_ts {
+                return Err(format!("message {} stands behind {last_id}: ids and times only rise", body.id));
+            }
+            (*last_id, *last_ts) = (body.id.0, body.ts.0);
         }
-        (self.last_id, self.last_ts) = (body.id.0, body.ts.0);
         if let Some(dedup) = &append.dedup
             && let Some(earlier) = self.keys.insert(dedup.key, body.id.0)
         {
             return Err(format!("one key, two messages: {earlier} and {}", body.id));
         }
         self.check_author(append)?;
-        for place in &append.places {
+        for (place, _) in append.places.iter().zip(own).filter(|(_, own)| *own) {
             let life = (place.stream.to_string(), place.epoch.to_string());
             self.epochs.insert(life.0.clone(), life.1.clone());
             let disk = self.disk;
-            let history = self.lives.entry(life).or_insert_with(|| History { disk, ..History::default() });
+            let history = self.lives.entry(life).or_insert_with(|| History { disk, partition, ..History::default() });
             history.messages.push((lsn, body.clone()));
             if history.messages.len() as u64 != place.seq.0 || history.disk != disk {
                 let due = history.messages.len();
@@ -163,7 +174,7 @@ impl Truth {
     /// The highest seq of this life that retention took.
     pub fn trimmed_upto(&self, life: &Life) -> u64 {
         let Some(history) = self.lives.get(life) else { return 0 };
-        let upto = self.trimmed.get(history.disk).copied().unwrap_or_default();
+        let upto = self.trimmed.get(&(history.disk, history.partition)).copied().unwrap_or_default();
         history.messages.partition_point(|(lsn, _)| *lsn <= upto) as u64
     }
 

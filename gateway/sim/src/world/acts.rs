@@ -12,7 +12,7 @@ use crate::control::{Control, Waiter};
 use crate::planted::Seam;
 use crate::rng::Rng;
 use crate::script::{Action, MS, Target};
-use crate::store::Disk;
+use crate::store::{Disk, JoinedGroups};
 
 /// How long a drain takes.
 const DRAIN_MS: u32 = 200;
@@ -35,15 +35,15 @@ impl World {
                 let members = if open { 0 } else { members };
                 let members = (0..users).filter(|at| members & 1 << at != 0).map(uid).collect();
                 let gid = gid(number);
-                self.operate(Command::CreateGroup { gid, name: "team".into(), open, creator: None, members });
+                self.operate(number, Command::CreateGroup { gid, name: "team".into(), open, creator: None, members });
             }
             Action::AddMember { group, user } => {
-                self.operate(Command::AddMember { gid: gid(group), uid: uid(user), by: None });
+                self.operate(group, Command::AddMember { gid: gid(group), uid: uid(user), by: None });
             }
             Action::RemoveMember { group, user } => {
-                self.operate(Command::RemoveMember { gid: gid(group), uid: uid(user), by: None });
+                self.operate(group, Command::RemoveMember { gid: gid(group), uid: uid(user), by: None });
             }
-            Action::Dismiss { group } => self.operate(Command::DismissGroup { gid: gid(group), by: None }),
+            Action::Dismiss { group } => self.operate(group, Command::DismissGroup { gid: gid(group), by: None }),
             Action::Client { client, does } => self.client_does(client, does),
             Action::CrashGateway { gateway } => {
                 self.trace.note(self.now, || format!("gateway {gateway} crashes"));
@@ -51,28 +51,47 @@ impl World {
             }
             Action::DrainGateway { gateway } => self.drain(gateway),
             Action::CrashControl => {
-                if self.control.life.is_some() {
-                    self.crash_control();
+                let partition = self.some_partition();
+                if self.seats[partition].control.life.is_some() {
+                    self.crash_control(partition);
                 }
             }
             Action::StoreDies { after, kept } => {
-                (0..after).for_each(|_| self.disk.plant(Fault::None));
-                self.disk.plant(Fault::DiesWithin { kept: kept as usize });
+                let partition = self.some_partition();
+                let disk = &self.seats[partition].disk;
+                (0..after).for_each(|_| disk.plant(Fault::None));
+                disk.plant(Fault::DiesWithin { kept: kept as usize });
             }
-            Action::StoreAway { commits } => (0..commits).for_each(|_| self.disk.plant(Fault::Unavailable)),
-            Action::Trim { keep } => self.disk.trim(keep),
+            Action::StoreAway { commits } => {
+                let partition = self.some_partition();
+                (0..commits).for_each(|_| self.seats[partition].disk.plant(Fault::Unavailable));
+            }
+            Action::Trim { keep } => {
+                let partition = self.some_partition();
+                self.seats[partition].disk.trim(keep);
+            }
             Action::LoseDisk => self.lose_disk(),
             Action::TakeOver => self.take_over(),
-            Action::BreakLink { gateway } if self.rng.chance(500) => self.break_link(gateway),
-            Action::BreakLink { gateway } => self.ups[gateway].doomed = true,
-            Action::JumpClock { ms } => self.control.clock_ms += ms,
+            Action::BreakLink { gateway } => {
+                let partition = self.some_partition();
+                match self.rng.chance(500) {
+                    true => self.break_link(gateway, partition),
+                    false => self.ups[gateway].doomed = Some(partition),
+                }
+            }
+            Action::JumpClock { ms } => {
+                let partition = self.some_partition();
+                self.seats[partition].control.clock_ms += ms;
+            }
         }
     }
 
-    fn operate(&mut self, command: Command) {
+    fn operate(&mut self, group: usize, command: Command) {
         let at = self.now + self.rng.between(50_000, 3 * MS);
-        if self.control.life.is_some() {
-            self.control.call(at, command, Waiter::Operator);
+        let partition = self.partition_of(&format!("g:{}", self::group(group)));
+        let control = &mut self.seats[partition].control;
+        if control.life.is_some() {
+            control.call(at, command, Waiter::Operator);
         }
     }
 
@@ -97,37 +116,46 @@ impl World {
         }
     }
 
-    /// Control's data folder is gone; a new one is made, as an operator would.
+    /// Control's data, of all partitions, is gone; it begins anew, as an operator would.
     fn lose_disk(&mut self) {
-        if self.control.life.is_some() {
-            self.crash_control();
+        let joined = (self.seats.len() > 1).then(JoinedGroups::default);
+        for partition in 0..self.seats.len() {
+            if self.seats[partition].control.life.is_some() {
+                self.crash_control(partition);
+            }
+            self.end_zombie(partition);
+            let base = Epoch(self.rng.next() >> 24 | 1);
+            let seat = &mut self.seats[partition];
+            let base = if self.seam == Some(Seam::EpochUnchangedAfterLoss) { seat.disk.base_epoch() } else { base };
+            seat.disk = Disk::new(base, Rng::new(self.rng.next(), 5), joined.clone());
+            seat.known = 0;
         }
-        self.end_zombie();
-        let base = Epoch(self.rng.next() >> 24 | 1);
-        let base = if self.seam == Some(Seam::EpochUnchangedAfterLoss) { self.disk.base_epoch() } else { base };
-        self.disk = Disk::new(base, Rng::new(self.rng.next(), 5));
-        self.known = 0;
         self.truth.lose_disk();
     }
 
     /// Another process has become the owner. The old one does not know it: it still has its callers, and takes new ones.
     fn take_over(&mut self) {
-        if self.control.life.is_none() {
+        let partition = self.some_partition();
+        if self.seats[partition].control.life.is_none() {
             return;
         }
-        self.end_zombie();
-        let old = &self.control;
-        let mut young = Control::new(old.credit, old.twice, self.seam, Rng::new(self.rng.next(), 6));
+        self.end_zombie(partition);
+        let seat = &mut self.seats[partition];
+        let (old, of) = (&seat.control, (partition, self.plan.partitions));
+        let mut young = Control::new(of, old.credit, old.twice, self.seam, Rng::new(self.rng.next(), 6));
         (young.clock_ms, young.stale) = (old.clock_ms, old.stale);
-        self.zombie = Some(std::mem::replace(&mut self.control, young));
-        self.control.starts_at = self.now + self.rng.below(20 * MS);
-        self.break_links();
+        seat.zombie = Some(std::mem::replace(&mut seat.control, young));
+        seat.control.starts_at = self.now + self.rng.below(20 * MS);
+        seat.carrier.begin_anew();
+        self.break_links(partition);
     }
 
     /// A backend calls whom it takes for the owner.
     pub(super) fn call(&mut self, push: usize) {
-        let of_old = self.zombie.is_some() && self.rng.chance(500);
-        let control = self.zombie.as_mut().filter(|_| of_old).unwrap_or(&mut self.control);
+        let partition = self.partition_of_push(push);
+        let seat = &mut self.seats[partition];
+        let of_old = seat.zombie.is_some() && self.rng.chance(500);
+        let control = seat.zombie.as_mut().filter(|_| of_old).unwrap_or(&mut seat.control);
         self.callers.call(self.now, push, control);
     }
 }

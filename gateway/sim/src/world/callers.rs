@@ -95,13 +95,12 @@ impl Callers {
         self.again.iter().map(|(at, _)| *at).min()
     }
 
-    pub fn turn(&mut self, now: u64, control: &mut Control) {
+    /// Those who try again now.
+    pub fn due(&mut self, now: u64) -> Vec<usize> {
         let (due, later) = std::mem::take(&mut self.again).into_iter().partition(|(at, _)| *at <= now);
         self.again = later;
         let due: VecDeque<(u64, usize)> = due;
-        for (_, number) in due {
-            self.call(now, number, control);
-        }
+        due.into_iter().map(|(_, number)| number).collect()
     }
 
     /// Control died: nobody knows what became of these.

@@ -1,7 +1,7 @@
 //! The end of a run: faults stop, everybody catches up, one more message goes everywhere, and everything is judged.
 
 use super::callers::Said;
-use super::{LOOK_NS, Phase, SETTLE_NS, World, quiet, streams};
+use super::{LOOK_NS, Phase, SETTLE_NS, Seat, World, quiet, streams};
 use crate::client::Client;
 use crate::script::{Action, SCRIPT_NS};
 
@@ -26,10 +26,13 @@ impl World {
 
     fn end_faults(&mut self) {
         self.trace.note(self.now, || "faults end".to_owned());
-        self.disk.heal();
-        (self.control.twice, self.control.stale) = (0, 0);
-        self.end_zombie();
-        self.ups.iter_mut().for_each(|up| up.doomed = false);
+        for partition in 0..self.seats.len() {
+            let seat = &mut self.seats[partition];
+            seat.disk.heal();
+            (seat.control.twice, seat.control.stale) = (0, 0);
+            self.end_zombie(partition);
+        }
+        self.ups.iter_mut().for_each(|up| up.doomed = None);
         for gateway in &mut self.gateways {
             for shard in &mut gateway.shards {
                 let mut net = shard.net.borrow_mut();
@@ -71,15 +74,22 @@ impl World {
     }
 
     fn settled(&self) -> Result<(), String> {
-        if self.control.life.is_none() || !self.control.api.is_empty() || !self.callers.is_calm() {
+        let idle = |seat: &Seat| seat.control.life.is_some() && seat.control.api.is_empty();
+        if !self.seats.iter().all(idle) || !self.callers.is_calm() {
             return Err("callers wait".to_owned());
+        }
+        if !self.seats.iter().all(|seat| seat.carrier.is_idle()) {
+            return Err("errands wait".to_owned());
         }
         for client in &self.clients {
             self.client_settled(client).map_err(|why| format!("client {}: {why}", client.number))?;
         }
         for (number, gateway) in self.gateways.iter().enumerate() {
             let parting: u64 = gateway.shards.iter().map(|shard| shard.shard.stats().parting.value()).sum();
-            if parting > 0 || self.ups[number].stops_at.is_some() || !gateway.link.is_calm(self.now) {
+            if parting > 0
+                || self.ups[number].stops_at.is_some()
+                || !gateway.links.iter().all(|link| link.is_calm(self.now))
+            {
                 return Err(format!("gateway {number}: is on its way"));
             }
             let stats = gateway.hub.stats();

@@ -8,22 +8,23 @@ mod judge;
 
 use std::collections::BTreeMap;
 
-use tidegate_control_core::domain::Epoch;
-use tidegate_control_core::partition::GatewayId;
+use tidegate_control_core::domain::{Epoch, PartitionId, Refusal};
+use tidegate_control_core::partition::{Command, GatewayId, Reply};
 use tidegate_gateway_core::hub::HubConfig;
 use tidegate_gateway_core::shard::{ShardConfig, ShardInput};
 
 use self::callers::Callers;
 use crate::bus::PLATFORMS;
+use crate::carrier::Carrier;
 use crate::client::{Client, Habits};
-use crate::control::{Control, send};
+use crate::control::{Control, Waiter, send};
 use crate::gateway::{Down, Gateway, Up};
 use crate::net::Manners;
 use crate::plan::{Feature, Plan};
 use crate::planted::Seam;
 use crate::rng::Rng;
 use crate::script::{MS, SCRIPT_NS};
-use crate::store::Disk;
+use crate::store::{Disk, JoinedGroups};
 use crate::trace::Trace;
 use crate::truth::Truth;
 
@@ -43,21 +44,29 @@ pub struct World {
     gateways: Vec<Gateway>,
     /// Per gateway: when it accepts again, when it stops, when it dials control.
     ups: Vec<Upkeep>,
-    control: Control,
-    /// An owner that has a successor, and has not noticed.
-    zombie: Option<Control>,
-    disk: Disk,
+    /// Per partition.
+    seats: Vec<Seat>,
     clients: Vec<Client>,
     /// Per client: when it reads.
     reads: Vec<Option<u64>>,
     callers: Callers,
     truth: Truth,
-    known: usize,
     script_at: usize,
     next_attachment: u64,
     phase: Phase,
     looks_at: u64,
     turns: u64,
+}
+
+/// One partition: its log, and who owns it.
+struct Seat {
+    control: Control,
+    /// An owner that has a successor, and has not noticed.
+    zombie: Option<Control>,
+    disk: Disk,
+    /// Records of the log that are true already.
+    known: usize,
+    carrier: Carrier,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,14 +79,15 @@ enum Phase {
     Over,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Upkeep {
     accepts_at: u64,
     draining: bool,
     stops_at: Option<u64>,
-    dials_at: Option<u64>,
-    /// Its link breaks as soon as several items are under way.
-    doomed: bool,
+    /// Per partition.
+    dials_at: Vec<Option<u64>>,
+    /// The link to this partition breaks as soon as several items are under way.
+    doomed: Option<usize>,
 }
 
 /// Whose turn it is.
@@ -88,10 +98,11 @@ enum Actor {
     Hub(usize),
     Shard(usize, usize),
     Stop(usize),
-    Dial(usize),
-    Control,
-    Zombie,
-    Start,
+    Dial(usize, usize),
+    Control(usize),
+    Zombie(usize),
+    Start(usize),
+    Carrier(usize),
     Client(usize),
     Callers,
 }
@@ -114,7 +125,8 @@ impl World {
         let gateways: Vec<Gateway> = (0..plan.shape.gateways)
             .map(|at| gateway(&plan, at, 0, (manners, seam), Rng::new(rng.next(), 3)))
             .collect();
-        let ups = vec![Upkeep { dials_at: Some(0), ..Upkeep::default() }; gateways.len()];
+        let count = plan.partitions;
+        let ups = vec![Upkeep { dials_at: vec![Some(0); count as usize], ..Upkeep::default() }; gateways.len()];
         let clients: Vec<Client> = (0..plan.shape.clients)
             .map(|at| {
                 let habits = habits(&plan, at, &mut rng);
@@ -124,26 +136,28 @@ impl World {
             .collect();
         let credit = if plan.has(Feature::SmallCredit) { 64 << 10 } else { 8 << 20 };
         let twice = if plan.has(Feature::LinkTwice) { 150 } else { 0 };
-        let disk = Disk::new(Epoch(rng.next() >> 24 | 1), Rng::new(rng.next(), 5));
-        if plan.has(Feature::ReadsFail) {
-            disk.reads_fail(30);
-        }
-        let mut control = Control::new(credit, twice, seam, Rng::new(rng.next(), 6));
-        control.stale = if plan.has(Feature::StaleOwner) { 100 } else { 0 };
+        let joined = (count > 1).then(JoinedGroups::default);
+        let seats = (0..count as usize).map(|partition| {
+            let disk = Disk::new(Epoch(rng.next() >> 24 | 1), Rng::new(rng.next(), 5), joined.clone());
+            if plan.has(Feature::ReadsFail) {
+                disk.reads_fail(30);
+            }
+            let mut control = Control::new((partition, count), credit, twice, seam, Rng::new(rng.next(), 6));
+            control.stale = if plan.has(Feature::StaleOwner) { 100 } else { 0 };
+            Seat { control, zombie: None, disk, known: 0, carrier: Carrier::default() }
+        });
+        let seats = seats.collect();
         World {
             seam,
             now: 0,
             trace,
             gateways,
             ups,
-            control,
-            zombie: None,
-            disk,
+            seats,
             reads: vec![None; clients.len()],
             clients,
             callers: Callers::new(Rng::new(rng.next(), 7), plan.has(Feature::Retries)),
-            truth: Truth::default(),
-            known: 0,
+            truth: Truth::new(count),
             script_at: 0,
             next_attachment: 1,
             phase: Phase::Script,
@@ -197,11 +211,16 @@ impl World {
                 offer(node.turn_at, Actor::Shard(number, shard));
             }
             offer(self.ups[number].stops_at, Actor::Stop(number));
-            offer(self.ups[number].dials_at, Actor::Dial(number));
+            for (partition, at) in self.ups[number].dials_at.iter().enumerate() {
+                offer(*at, Actor::Dial(number, partition));
+            }
         }
-        offer(self.control.turn_at, Actor::Control);
-        offer(self.zombie.as_ref().and_then(|zombie| zombie.turn_at), Actor::Zombie);
-        offer(self.control.life.is_none().then_some(self.control.starts_at), Actor::Start);
+        for (partition, seat) in self.seats.iter().enumerate() {
+            offer(seat.control.turn_at, Actor::Control(partition));
+            offer(seat.zombie.as_ref().and_then(|zombie| zombie.turn_at), Actor::Zombie(partition));
+            offer(seat.control.life.is_none().then_some(seat.control.starts_at), Actor::Start(partition));
+            offer(seat.carrier.acts_at, Actor::Carrier(partition));
+        }
         for (number, client) in self.clients.iter().enumerate() {
             let read = self.reads[number].map(|at| at.max(client.pace.stalled_until));
             offer([client.wakes_at(), read].into_iter().flatten().min(), Actor::Client(number));
@@ -222,12 +241,13 @@ impl World {
             Actor::Look => self.look(),
             Actor::Hub(gateway) => {
                 let now = self.now;
-                let down = self.gateways[gateway].link.down.front().filter(|(at, _)| *at <= now);
-                if let Some((_, item)) = down {
-                    self.trace.note(now, || format!("gateway {gateway} hears {}", brief(item)));
+                for link in &self.gateways[gateway].links {
+                    if let Some((_, item)) = link.down.front().filter(|(at, _)| *at <= now) {
+                        self.trace.note(now, || format!("gateway {gateway} hears {}", brief(item)));
+                    }
                 }
                 self.gateways[gateway].hub_turn(now);
-                self.control.wake(now + 50_000);
+                self.seats.iter_mut().for_each(|seat| seat.control.wake(now + 50_000));
                 Ok(())
             }
             Actor::Shard(gateway, shard) => {
@@ -243,20 +263,23 @@ impl World {
                 self.replace_gateway(gateway);
                 Ok(())
             }
-            Actor::Dial(gateway) => {
-                self.dial(gateway);
+            Actor::Dial(gateway, partition) => {
+                self.dial(gateway, partition);
                 Ok(())
             }
-            Actor::Control => self.control_turn(),
-            Actor::Zombie => self.zombie_turn(),
-            Actor::Start => {
-                self.control.start(self.now, &self.disk)?;
-                self.trace.note(self.now, || "control starts".to_owned());
-                self.read_history()
+            Actor::Control(partition) => self.control_turn(partition),
+            Actor::Zombie(partition) => self.zombie_turn(partition),
+            Actor::Start(partition) => self.start(partition),
+            Actor::Carrier(partition) => {
+                self.carry(partition);
+                Ok(())
             }
             Actor::Client(client) => self.client_turn(client),
             Actor::Callers => {
-                self.callers.turn(self.now, &mut self.control);
+                for push in self.callers.due(self.now) {
+                    let partition = self.partition_of_push(push);
+                    self.callers.call(self.now, push, &mut self.seats[partition].control);
+                }
                 Ok(())
             }
         }
@@ -277,102 +300,164 @@ impl World {
         }
     }
 
-    fn dial(&mut self, gateway: usize) {
+    fn dial(&mut self, gateway: usize, partition: usize) {
         let up = &mut self.ups[gateway];
-        if self.control.life.is_none() || self.now < up.accepts_at {
-            up.dials_at = Some(self.now.max(up.accepts_at) + self.rng.between(10 * MS, 150 * MS));
+        if self.seats[partition].control.life.is_none() || self.now < up.accepts_at {
+            up.dials_at[partition] = Some(self.now.max(up.accepts_at) + self.rng.between(10 * MS, 150 * MS));
             return;
         }
-        up.dials_at = None;
+        up.dials_at[partition] = None;
         let id = GatewayId(self.next_attachment);
         self.next_attachment += 1;
         let at = self.now + self.rng.between(100_000, 3 * MS);
-        let link = &mut self.gateways[gateway].link;
+        let link = &mut self.gateways[gateway].links[partition];
         link.id = Some(id);
         let at = link.up.back().map_or(at, |(last, _)| at.max(*last));
         link.up.push_back((at, Up::Hello(id)));
-        self.control.wake(at);
-        self.trace.note(self.now, || format!("gateway {gateway} attaches as {}", id.0));
+        self.seats[partition].control.wake(at);
+        self.trace.note(self.now, || format!("gateway {gateway} attaches to {partition} as {}", id.0));
     }
 
     /// The attachment breaks: of what is under way, some arrives on either side.
-    fn break_link(&mut self, gateway: usize) {
-        let Some(id) = self.gateways[gateway].link.id else { return };
-        let link = &mut self.gateways[gateway].link;
+    fn break_link(&mut self, gateway: usize, partition: usize) {
+        let Some(id) = self.gateways[gateway].links[partition].id else { return };
+        let link = &mut self.gateways[gateway].links[partition];
         link.down.truncate(self.rng.index(link.down.len() + 1));
         link.up.truncate(self.rng.index(link.up.len() + 1));
         let at = self.now + self.rng.below(20 * MS);
         let seen = link.up.back().map_or(at, |(last, _)| at.max(*last));
         link.up.push_back((seen, Up::Gone(id)));
-        send(&mut self.gateways[gateway], id, at, Down::Broken);
-        self.gateways[gateway].link.id = None;
+        send(&mut self.gateways[gateway], partition, id, at, Down::Broken);
+        self.gateways[gateway].links[partition].id = None;
         let away = if self.phase == Phase::Script && self.rng.chance(250) { 1_500 * MS } else { 200 * MS };
-        self.ups[gateway].dials_at = Some(self.now + self.rng.between(5 * MS, away));
-        self.control.wake(seen);
-        self.trace.note(self.now, || format!("link {gateway} breaks"));
+        self.ups[gateway].dials_at[partition] = Some(self.now + self.rng.between(5 * MS, away));
+        self.seats[partition].control.wake(seen);
+        self.trace.note(self.now, || format!("link {gateway} to {partition} breaks"));
     }
 
-    fn control_turn(&mut self) -> Result<(), String> {
-        let turned = self.control.turn(self.now, &mut self.gateways);
+    fn start(&mut self, partition: usize) -> Result<(), String> {
+        let at = self.now + self.rng.below(5 * MS);
+        let seat = &mut self.seats[partition];
+        seat.carrier.begin_anew();
+        for (lsn, errand) in seat.control.start(self.now, &seat.disk)? {
+            seat.carrier.take(at, lsn, errand);
+        }
+        self.trace.note(self.now, || format!("control starts {partition}"));
+        self.read_history()
+    }
+
+    fn control_turn(&mut self, partition: usize) -> Result<(), String> {
+        let turned = self.seats[partition].control.turn(self.now, &mut self.gateways);
         self.read_history()?;
         for (push, result) in turned.answers {
             self.callers.answered(self.now, push, result, &self.truth)?;
         }
+        self.carried(turned.taken)?;
+        let at = self.now + self.rng.between(50_000, 2 * MS);
+        for (lsn, errand) in turned.errands {
+            self.seats[partition].carrier.take(at, lsn, errand);
+        }
         for id in turned.detached {
-            if let Some(gateway) = self.gateways.iter().position(|gateway| gateway.link.id == Some(id)) {
-                self.break_link(gateway);
+            let of = |gateway: &Gateway| gateway.links[partition].id == Some(id);
+            if let Some(gateway) = self.gateways.iter().position(of) {
+                self.break_link(gateway, partition);
             }
         }
         for gateway in 0..self.gateways.len() {
-            if self.ups[gateway].doomed && self.gateways[gateway].link.down.len() > 1 {
-                self.ups[gateway].doomed = false;
-                self.break_link(gateway);
+            let doomed = self.ups[gateway].doomed.filter(|doomed| *doomed == partition);
+            if doomed.is_some() && self.gateways[gateway].links[partition].down.len() > 1 {
+                self.ups[gateway].doomed = None;
+                self.break_link(gateway, partition);
             }
         }
         match turned.died {
             Some(why) if why.contains("outputs of a batch") || why.contains("second answer") => Err(why),
             Some(why) => {
-                self.trace.note(self.now, || format!("control dies: {why}"));
-                self.crash_control();
+                self.trace.note(self.now, || format!("control {partition} dies: {why}"));
+                self.crash_control(partition);
                 Ok(())
             }
             None => Ok(()),
         }
     }
 
-    /// It has callers, but no links: its gateways have dialled its successor.
-    fn zombie_turn(&mut self) -> Result<(), String> {
-        let Some(zombie) = &mut self.zombie else { return Ok(()) };
+    /// It has callers, but no links: its gateways have dialled its successor. What it owes is in the log, and so its
+    /// successor's to carry.
+    fn zombie_turn(&mut self, partition: usize) -> Result<(), String> {
+        let Some(zombie) = &mut self.seats[partition].zombie else { return Ok(()) };
         let turned = zombie.turn(self.now, &mut []);
         self.read_history()?;
         for (push, result) in turned.answers {
             self.callers.answered(self.now, push, result, &self.truth)?;
         }
+        self.carried(turned.taken)?;
         if let Some(why) = turned.died {
-            self.trace.note(self.now, || format!("the old owner dies: {why}"));
-            self.end_zombie();
+            self.trace.note(self.now, || format!("the old owner of {partition} dies: {why}"));
+            self.end_zombie(partition);
         }
         Ok(())
     }
 
-    fn end_zombie(&mut self) {
-        if let Some(mut zombie) = self.zombie.take() {
-            self.callers.lost(self.now, zombie.crash());
+    /// One errand goes on its way.
+    fn carry(&mut self, partition: usize) {
+        let Some(attempt) = self.seats[partition].carrier.attempt(self.plan.partitions) else { return };
+        let (at, later) = (self.now + self.rng.between(50_000, 3 * MS), self.now + self.rng.between(5 * MS, 100 * MS));
+        let target = &mut self.seats[attempt.to.0 as usize].control;
+        match target.life.is_some() {
+            true => {
+                let waiter = Waiter::Errand { from: partition, number: attempt.number };
+                target.call(at, Command::Errand(attempt.errand), waiter);
+            }
+            false => self.seats[partition].carrier.missed(attempt.number, later),
         }
     }
 
-    fn crash_control(&mut self) {
-        let lost = self.control.crash();
-        self.callers.lost(self.now, lost);
-        self.break_links();
-        self.control.starts_at = self.now + self.rng.between(5 * MS, 400 * MS);
+    fn carried(&mut self, taken: Vec<(usize, u64, Result<Reply, Refusal>)>) -> Result<(), String> {
+        for (from, number, result) in taken {
+            let (at, again) = (self.now + self.rng.below(MS), self.now + self.rng.between(5 * MS, 100 * MS));
+            let seat = &mut self.seats[from];
+            if let Some(upto) = seat.carrier.answered(number, result, at, again)? {
+                seat.control.routed(self.now + 10_000, upto);
+            }
+        }
+        Ok(())
     }
 
-    fn break_links(&mut self) {
+    fn end_zombie(&mut self, partition: usize) {
+        if let Some(mut zombie) = self.seats[partition].zombie.take() {
+            let lost = zombie.crash();
+            self.nobody_answers(lost);
+        }
+    }
+
+    fn crash_control(&mut self, partition: usize) {
+        let lost = self.seats[partition].control.crash();
+        self.nobody_answers(lost);
+        self.seats[partition].carrier.begin_anew();
+        self.break_links(partition);
+        self.seats[partition].control.starts_at = self.now + self.rng.between(5 * MS, 400 * MS);
+    }
+
+    fn nobody_answers(&mut self, waiters: Vec<Waiter>) {
+        let mut pushes = Vec::new();
+        for waiter in waiters {
+            match waiter {
+                Waiter::Push(push) => pushes.push(push),
+                Waiter::Errand { from, number } => {
+                    let again = self.now + self.rng.between(5 * MS, 100 * MS);
+                    self.seats[from].carrier.missed(number, again);
+                }
+                Waiter::Operator | Waiter::Link { .. } => {}
+            }
+        }
+        self.callers.lost(self.now, pushes);
+    }
+
+    fn break_links(&mut self, partition: usize) {
         for gateway in 0..self.gateways.len() {
-            self.break_link(gateway);
+            self.break_link(gateway, partition);
             // Nobody is left to hear.
-            self.gateways[gateway].link.up.clear();
+            self.gateways[gateway].links[partition].up.clear();
         }
     }
 
@@ -380,19 +465,40 @@ impl World {
     fn read_history(&mut self) -> Result<(), String> {
         let mut result = Ok(());
         let (truth, trace, now) = (&mut self.truth, &self.trace, self.now);
-        self.known = self.disk.news(self.known, |lsn, record| {
-            trace.note(now, || format!("durable {lsn} {}", cut(format!("{record:?}"))));
-            if result.is_ok() {
-                result = truth.add(lsn, record);
-            }
-        });
-        self.truth.trim(self.disk.trimmed());
+        for (seat, partition) in self.seats.iter_mut().zip(0..) {
+            seat.known = seat.disk.news(seat.known, |lsn, record| {
+                trace.note(now, || format!("durable {lsn} {}", cut(format!("{record:?}"))));
+                if result.is_ok() {
+                    result = truth.add(partition, lsn, record);
+                }
+            });
+            truth.trim(partition, seat.disk.trimmed());
+        }
         result
+    }
+
+    fn partition_of(&self, stream: &str) -> usize {
+        let stream = stream.parse().expect("a stream");
+        PartitionId::of(&stream, self.plan.partitions).0 as usize
+    }
+
+    fn partition_of_push(&self, push: usize) -> usize {
+        self.partition_of(&self.callers.sayings[push].said.to)
+    }
+
+    /// Any of them.
+    fn some_partition(&mut self) -> usize {
+        match self.seats.len() {
+            1 => 0,
+            count => self.rng.index(count),
+        }
     }
 
     /// A new process in the place of an old one, which is gone.
     fn replace_gateway(&mut self, number: usize) {
-        self.break_link(number);
+        for partition in 0..self.seats.len() {
+            self.break_link(number, partition);
+        }
         let manners = match self.phase {
             Phase::Script => manners(&self.plan, &mut self.rng.clone()),
             _ => quiet(manners(&self.plan, &mut self.rng.clone())),
@@ -400,9 +506,12 @@ impl World {
         let life = self.gateways[number].life + 1;
         let new = gateway(&self.plan, number, life, (manners, self.seam), Rng::new(self.rng.next(), 3));
         let old = std::mem::replace(&mut self.gateways[number], new);
-        self.gateways[number].link.up = old.link.up;
+        for (link, old) in self.gateways[number].links.iter_mut().zip(old.links) {
+            link.up = old.up;
+        }
         let accepts_at = self.now + self.rng.between(5 * MS, 300 * MS);
-        self.ups[number] = Upkeep { accepts_at, draining: false, dials_at: Some(accepts_at), ..Upkeep::default() };
+        self.ups[number] =
+            Upkeep { accepts_at, dials_at: vec![Some(accepts_at); self.seats.len()], ..Upkeep::default() };
         for client in 0..self.clients.len() {
             if self.clients[client].conn.as_ref().is_some_and(|conn| conn.gateway == number) {
                 self.reads[client] = Some(self.now + self.rng.below(10 * MS));
@@ -440,7 +549,7 @@ fn gateway(plan: &Plan, number: usize, life: u32, (manners, seam): (Manners, Opt
         reconnect_spread_ms: 100,
         ..ShardConfig::default()
     };
-    Gateway::new(life, hub, plan.shape.shards, &shard, (manners, seam), rng)
+    Gateway::new(life, hub, (plan.shape.shards, plan.partitions), &shard, (manners, seam), rng)
 }
 
 fn manners(plan: &Plan, rng: &mut Rng) -> Manners {
