@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("tidegate-gateway-tls", &["tidegate-gateway-core"]),
     ("tidegate-load", &["tidegate-proto"]),
     ("tidegate-proto", &[]),
+    ("tidegate-registry", &[]),
     ("tidegate-sim", &["tidegate-control-core", "tidegate-gateway-core", "tidegate-gateway-tls", "tidegate-proto"]),
     ("xtask", &["tidegate-load"]),
 ];
