@@ -42,8 +42,7 @@ pub fn run_gateway(args: GatewayArgs) -> anyhow::Result<()> {
     let mut settings: tidegate_gateway::Config = config::section(&table, "gateway")?;
     apply_to_gateway(&args.listeners, &args.engine, &mut settings);
     settings.echo_addr = args.dev_echo.or(settings.echo_addr);
-    let link = LinkTarget::Tcp(settings.link.addr.clone());
-    let gateway = Gateway::start(settings, link)?;
+    let gateway = Gateway::start(settings, LinkTarget::Configured)?;
     println!("clients   ws://{}/api/v1/ws", gateway.addrs().client);
     if let Some(tls) = gateway.addrs().tls {
         println!("          wss://{tls}/api/v1/ws");

@@ -83,6 +83,12 @@ impl Uid {
     pub fn inbox(&self) -> StreamKey {
         StreamKey(format!("u:{}", self.0).into())
     }
+
+    /// Where what the two say to each other is kept.
+    pub fn conversation_with(&self, other: &str) -> StreamKey {
+        let (a, b) = if self.as_str() <= other { (self.as_str(), other) } else { (other, self.as_str()) };
+        StreamKey(format!("c:{a}:{b}").into())
+    }
 }
 
 impl FromStr for Uid {
@@ -178,6 +184,57 @@ fn check_name(name: &str) -> Result<(), BadName> {
     Ok(())
 }
 
+/// Most partitions of a cluster.
+pub const PARTITIONS_MAX: u32 = 1_024;
+
+/// One of the logs that streams are spread over. Each has one owner at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId(pub u32);
+
+/// How many partitions there are, 1 to [`PARTITIONS_MAX`]. It never changes in the life of a cluster, since a stream's
+/// partition follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partitions(u32);
+
+impl Partitions {
+    pub const ONE: Partitions = Partitions(1);
+
+    pub fn new(count: u32) -> Option<Partitions> {
+        (1..=PARTITIONS_MAX).contains(&count).then_some(Partitions(count))
+    }
+
+    pub fn count(self) -> u32 {
+        self.0
+    }
+
+    pub fn all(self) -> impl Iterator<Item = PartitionId> {
+        (0..self.0).map(PartitionId)
+    }
+
+    /// Where the stream of this key is. Control works it out in the same way, so it may never change: FNV-1a, 64 bits, over
+    /// the key's bytes (Fowler, Noll, Vo), mixed by the finaliser of MurmurHash3 (Appleby), modulo the count.
+    pub fn of(self, key: &str) -> PartitionId {
+        self.of_bytes(key.bytes())
+    }
+
+    /// Where the user's inbox is.
+    pub fn of_inbox(self, uid: &str) -> PartitionId {
+        self.of_bytes("u:".bytes().chain(uid.bytes()))
+    }
+
+    fn of_bytes(self, key: impl Iterator<Item = u8>) -> PartitionId {
+        if self.0 == 1 {
+            return PartitionId(0);
+        }
+        let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        let mut mixed = key.fold(0xcbf2_9ce4_8422_2325, fnv);
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        mixed ^= mixed >> 33;
+        PartitionId((mixed % u64::from(self.0)) as u32)
+    }
+}
+
 /// A shard of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
@@ -218,5 +275,41 @@ impl Sub for Now {
     /// Saturates at zero.
     fn sub(self, earlier: Now) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Control has the same table. Another value would look for streams where they are not.
+    #[test]
+    fn the_partition_of_a_stream_never_changes() {
+        let of = |key: &str, count| Partitions::new(count).expect("a valid count").of(key).0;
+        let all: Vec<_> = ["u:alice", "g:_all", "g:42", "c:alice:bob", ""]
+            .map(|key| (key, of(key, 20), of(key, 7), of(key, 1_024), of(key, 1)))
+            .into();
+        let pinned = [
+            ("u:alice", 10, 2, 706, 0),
+            ("g:_all", 7, 5, 735, 0),
+            ("g:42", 3, 1, 487, 0),
+            ("c:alice:bob", 19, 5, 999, 0),
+            ("", 2, 1, 294, 0),
+        ];
+        assert_eq!(all, pinned);
+        assert_eq!(Partitions(1_024).of_inbox("alice").0, of("u:alice", 1_024));
+    }
+
+    #[test]
+    fn a_conversation_is_the_same_from_either_end() {
+        let uid = |text: &str| text.parse::<Uid>().expect("a uid");
+        assert_eq!(uid("bob").conversation_with("alice").as_str(), "c:alice:bob");
+        assert_eq!(uid("alice").conversation_with("bob").as_str(), "c:alice:bob");
+        assert_eq!(uid("al").conversation_with("al").as_str(), "c:al:al");
+    }
+
+    #[test]
+    fn a_cluster_has_one_to_1024_partitions() {
+        assert_eq!([0, 1, 1_024, 1_025].map(|count| Partitions::new(count).is_some()), [false, true, true, false]);
     }
 }

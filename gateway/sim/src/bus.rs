@@ -33,6 +33,7 @@ pub fn up(gateway: GatewayId, origin: Origin, value: ToLink) -> Up {
             let stream = |open: link::OpenStream| LinkOpenStream {
                 stream: stream_up(&open.stream),
                 cursor: open.cursor.map(|(epoch, seq)| (epoch.as_str().into(), control::Seq(seq.0))),
+                auto: open.auto,
             };
             let streams = streams.into_iter().map(stream).collect();
             Input::Open { gateway, open: LinkOpen { corr, uid: uid_up(&uid), device, streams, auto_join } }
@@ -42,9 +43,9 @@ pub fn up(gateway: GatewayId, origin: Origin, value: ToLink) -> Up {
             return Up::Request { corr, command };
         }
         ToLink::Forget { stream } => Input::Interest { gateway, add: Vec::new(), remove: vec![stream_up(&stream)] },
-        ToLink::Announce { streams, positions } => {
+        ToLink::Announce { streams, position } => {
             let add = streams.iter().map(stream_up).collect();
-            let ours = positions.iter().find(|position| position.partition.0 == origin.partition.0);
+            let ours = position.filter(|position| position.partition.0 == origin.partition.0);
             let cursor = ours.map(|place| (control::OwnerEpoch(place.owner_epoch), control::Lsn(place.lsn)));
             let interest = Input::Interest { gateway, add, remove: Vec::new() };
             return Up::Inputs(vec![interest, Input::InterestEnd { gateway, cursor }]);
@@ -124,6 +125,9 @@ pub fn down(origin: Origin, item: LinkItem) -> FromLink {
         LinkItem::Reset { lsn } => FromLink::Reset(place(lsn)),
         LinkItem::Opened(opened) => FromLink::Opened(self::opened(&opened)),
         LinkItem::OpenEnd { corr } => FromLink::OpenEnd { corr },
+        LinkItem::Also(also) => {
+            FromLink::Also { corr: also.corr, streams: also.streams.iter().map(stream_down).collect() }
+        }
         LinkItem::Membership { lsn, uid, stream, epoch, seq, joined, reason } => FromLink::Membership {
             uid: uid_down(&uid),
             stream: stream_down(&stream),
