@@ -98,6 +98,12 @@ async fn a_broker_that_errs_for_a_while_costs_no_record_and_no_order() {
         let placed = placing.await.expect("placed");
         assert_eq!(placed.offset, at as i64, "nothing lost, nothing twice, nothing overtaken");
     }
+    // The figure comes once a second.
+    let deadline = Instant::now() + DEADLINE;
+    while publisher.stats().retries == 0 {
+        assert!(Instant::now() < deadline, "the broker's errors were not met");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
