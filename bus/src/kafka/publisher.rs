@@ -2,18 +2,21 @@
 //!
 //! The buffer's bound is ours and covers both producers and what waits for its lane; librdkafka's own bounds are off, so that
 //! it never refuses what was accepted here.
+//!
+//! An idempotent producer that finds its sequence numbers broken (a topic made anew, a broker that lost its log) is of no more
+//! use. Both are made anew then: what was in flight fails, and what comes next is taken.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use serde::Deserialize;
 use tokio::sync::{Notify, oneshot};
 
@@ -26,15 +29,23 @@ use crate::stats::ProducerStats;
 const STATISTICS_MS: u32 = 1000;
 
 pub struct KafkaPublisher {
+    settings: Settings,
+    producers: RwLock<Producers>,
+    shared: Arc<Shared>,
+}
+
+struct Producers {
     plain: ThreadedProducer<Context>,
     packed: Arc<ThreadedProducer<Context>>,
-    shared: Arc<Shared>,
 }
 
 struct Shared {
     lanes: Lanes<Held>,
     /// Where a lane's released records go. Weak: the producers' threads hold this.
-    packed: OnceLock<Weak<ThreadedProducer<Context>>>,
+    packed: Mutex<Weak<ThreadedProducer<Context>>>,
+    /// A producer said that it can do no more.
+    broken: AtomicBool,
+    generation: AtomicU64,
     compress_above_bytes: usize,
     records_max: usize,
     bytes_max: usize,
@@ -52,6 +63,7 @@ struct Counters {
     refused: AtomicU64,
     bytes_acked: AtomicU64,
     switched: AtomicU64,
+    renewed: AtomicU64,
     errors: AtomicU64,
     compressed_records: AtomicU64,
     compressed_bytes_before: AtomicU64,
@@ -73,14 +85,28 @@ pub struct Delivery {
 
 struct Context {
     way: Way,
+    /// Which pair of producers this is: what a replaced one still says does not count.
+    generation: u64,
     shared: Arc<Shared>,
+}
+
+impl Context {
+    /// A fatal error is said where it is met, not always where errors are said.
+    fn judge(&self, error: &KafkaError) {
+        let fatal = error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal);
+        if fatal && self.shared.generation.load(Relaxed) == self.generation {
+            self.shared.broken.store(true, Relaxed);
+        }
+    }
 }
 
 impl KafkaPublisher {
     pub fn new(settings: &Settings) -> Result<KafkaPublisher, BusError> {
         let shared = Arc::new(Shared {
             lanes: Lanes::new(),
-            packed: OnceLock::new(),
+            packed: Mutex::default(),
+            broken: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
             compress_above_bytes: settings.producer.compress_above_bytes,
             records_max: settings.producer.buffer_records_max,
             bytes_max: settings.producer.buffer_bytes_max,
@@ -89,16 +115,41 @@ impl KafkaPublisher {
             empty: Notify::new(),
             counters: Counters::default(),
         });
+        let (settings, producers) = (settings.clone(), RwLock::new(Producers::new(settings, &shared)?));
+        Ok(KafkaPublisher { settings, producers, shared })
+    }
+
+    fn renew(&self) {
+        match Producers::new(&self.settings, &self.shared) {
+            Ok(producers) => {
+                tracing::warn!("the producers cannot go on and are made anew");
+                self.shared.counters.renewed.fetch_add(1, Relaxed);
+                let mut current = self.producers.write().unwrap_or_else(PoisonError::into_inner);
+                let old = std::mem::replace(&mut *current, producers);
+                drop(current);
+                // It waits for its last outcomes, which nobody here should.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the producers cannot be made anew");
+                self.shared.broken.store(true, Relaxed);
+            }
+        }
+    }
+}
+
+impl Producers {
+    fn new(settings: &Settings, shared: &Arc<Shared>) -> Result<Producers, BusError> {
+        let generation = shared.generation.fetch_add(1, Relaxed) + 1;
         let producer = |way: Way| {
-            let context = Context { way, shared: shared.clone() };
+            let context = Context { way, generation, shared: shared.clone() };
             producer_config(settings, way)?
                 .create_with_context(context)
                 .map_err(|error| BusError::Settings(error.to_string()))
         };
-        let (plain, packed) = (producer(Way::Plain)?, Arc::new(producer(Way::Packed)?));
-        // The first and only one: nothing else sets it.
-        let _ = shared.packed.set(Arc::downgrade(&packed));
-        Ok(KafkaPublisher { plain, packed, shared })
+        let producers = Producers { plain: producer(Way::Plain)?, packed: Arc::new(producer(Way::Packed)?) };
+        *shared.packed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&producers.packed);
+        Ok(producers)
     }
 }
 
@@ -123,6 +174,9 @@ fn producer_config(settings: &Settings, way: Way) -> Result<ClientConfig, BusErr
 impl Publisher for KafkaPublisher {
     fn publish(&self, record: Outgoing) -> Result<Placing, PublishError> {
         let shared = &self.shared;
+        if shared.broken.load(Relaxed) && shared.broken.swap(false, Relaxed) {
+            self.renew();
+        }
         let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         let bytes = record.value.len() + record.key.as_ref().map_or(0, |key| key.len()) + headers;
         if bytes > RECORD_BYTES_MAX {
@@ -185,6 +239,7 @@ impl Publisher for KafkaPublisher {
             compressed_records: counters.compressed_records.load(Relaxed),
             compressed_bytes_before: counters.compressed_bytes_before.load(Relaxed),
             compressed_bytes_after: counters.compressed_bytes_after.load(Relaxed),
+            renewed: counters.renewed.load(Relaxed),
             switched: counters.switched.load(Relaxed),
             buffered_records: records.load(Relaxed) as u64,
             buffered_bytes: bytes.load(Relaxed) as u64,
@@ -203,7 +258,8 @@ impl KafkaPublisher {
     }
 
     fn try_send(&self, way: Way, held: Held) -> Result<(), (Box<Delivery>, PublishError)> {
-        produce(if way == Way::Plain { &self.plain } else { &self.packed }, held)
+        let producers = self.producers.read().unwrap_or_else(PoisonError::into_inner);
+        produce(if way == Way::Plain { &producers.plain } else { &producers.packed }, held)
     }
 }
 
@@ -225,6 +281,7 @@ fn produce(producer: &ThreadedProducer<Context>, held: Held) -> Result<(), (Box<
         base = base.headers(headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), with));
     }
     producer.send(base).map_err(|(error, record)| {
+        producer.client().context().judge(&error);
         let error = client::publish_error(&error, &topic, record.delivery_opaque.bytes);
         (record.delivery_opaque, error)
     })
@@ -268,7 +325,7 @@ impl Shared {
         {
             let mut lane = self.lanes.lock(id);
             let mut released = lane.leave();
-            let packed = self.packed.get().and_then(Weak::upgrade);
+            let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
             while let Some(held) = released.pop_front() {
                 let sent = match &packed {
                     Some(packed) => produce(packed, held),
@@ -301,7 +358,10 @@ impl ProducerContext for Context {
                 }
                 Ok(Placed { partition: message.partition(), offset: message.offset() })
             }
-            Err((error, message)) => Err(client::publish_error(error, message.topic(), delivery.bytes)),
+            Err((error, message)) => {
+                self.judge(error);
+                Err(client::publish_error(error, message.topic(), delivery.bytes))
+            }
         };
         self.shared.done(delivery, outcome);
     }
@@ -330,6 +390,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.judge(&error);
         self.shared.counters.errors.fetch_add(1, Relaxed);
         tracing::debug!(target: "kafka", %error, reason, "producer");
     }
