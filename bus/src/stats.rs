@@ -17,8 +17,8 @@ pub struct ProducerStats {
     pub renewed: u64,
     /// Bytes of keys and values of all acknowledged records.
     pub bytes_acked: u64,
-    /// What went through the compressing producer, and what of it went over the wire, framing included. Both are brought
-    /// up to date once a second.
+    /// What the compressing producer was given, and what it sent for it, framing included; the latter is brought up to date
+    /// once a second.
     pub compressed_records: u64,
     pub compressed_bytes_before: u64,
     pub compressed_bytes_after: u64,

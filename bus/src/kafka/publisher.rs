@@ -68,7 +68,7 @@ struct Counters {
     compressed_records: AtomicU64,
     compressed_bytes_before: AtomicU64,
     compressed_bytes_after: AtomicU64,
-    retries: [AtomicU64; 2],
+    retries: AtomicU64,
 }
 
 struct Held {
@@ -87,6 +87,9 @@ struct Context {
     way: Way,
     /// Which pair of producers this is: what a replaced one still says does not count.
     generation: u64,
+    /// As the last statistics had them.
+    sent_bytes: AtomicU64,
+    retries: AtomicU64,
     shared: Arc<Shared>,
 }
 
@@ -142,7 +145,8 @@ impl Producers {
     fn new(settings: &Settings, shared: &Arc<Shared>) -> Result<Producers, BusError> {
         let generation = shared.generation.fetch_add(1, Relaxed) + 1;
         let producer = |way: Way| {
-            let context = Context { way, generation, shared: shared.clone() };
+            let (sent_bytes, retries) = Default::default();
+            let context = Context { way, generation, sent_bytes, retries, shared: shared.clone() };
             producer_config(settings, way)?
                 .create_with_context(context)
                 .map_err(|error| BusError::Settings(error.to_string()))
@@ -234,7 +238,7 @@ impl Publisher for KafkaPublisher {
             acked: counters.acked.load(Relaxed),
             failed: counters.failed.load(Relaxed),
             refused: counters.refused.load(Relaxed),
-            retries: counters.retries.iter().map(|retries| retries.load(Relaxed)).sum(),
+            retries: counters.retries.load(Relaxed),
             bytes_acked: counters.bytes_acked.load(Relaxed),
             compressed_records: counters.compressed_records.load(Relaxed),
             compressed_bytes_before: counters.compressed_bytes_before.load(Relaxed),
@@ -354,7 +358,9 @@ impl ProducerContext for Context {
         let outcome = match result {
             Ok(message) => {
                 if self.way == Way::Packed {
-                    self.shared.counters.compressed_records.fetch_add(1, Relaxed);
+                    let counters = &self.shared.counters;
+                    counters.compressed_records.fetch_add(1, Relaxed);
+                    counters.compressed_bytes_before.fetch_add(delivery.bytes as u64, Relaxed);
                 }
                 Ok(Placed { partition: message.partition(), offset: message.offset() })
             }
@@ -370,8 +376,6 @@ impl ProducerContext for Context {
 /// Of librdkafka's many figures those that only it knows.
 #[derive(Deserialize)]
 struct Statistics {
-    #[serde(default)]
-    txmsg_bytes: u64,
     #[serde(default)]
     tx_bytes: u64,
     #[serde(default)]
@@ -397,12 +401,14 @@ impl ClientContext for Context {
 
     fn stats_raw(&self, statistics: &[u8]) {
         let Ok(figures) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        // Another producer begins at 0 again, and what was counted stays counted.
+        let more = |known: &AtomicU64, now: u64| now.saturating_sub(known.swap(now, Relaxed));
         let counters = &self.shared.counters;
         let retries = figures.brokers.values().map(|broker| broker.txretries).sum();
-        counters.retries[self.way as usize].store(retries, Relaxed);
-        if self.way == Way::Packed && figures.txmsg_bytes > 0 {
-            counters.compressed_bytes_before.store(figures.txmsg_bytes, Relaxed);
-            counters.compressed_bytes_after.store(figures.tx_bytes, Relaxed);
+        counters.retries.fetch_add(more(&self.retries, retries), Relaxed);
+        let sent = more(&self.sent_bytes, figures.tx_bytes);
+        if self.way == Way::Packed {
+            counters.compressed_bytes_after.fetch_add(sent, Relaxed);
         }
     }
 }
