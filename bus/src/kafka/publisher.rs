@@ -6,7 +6,6 @@
 //! An idempotent producer that finds its sequence numbers broken (a topic made anew, a broker that lost its log) is of no more
 //! use. Both are made anew then: what was in flight fails, and what comes next is taken.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -17,10 +16,10 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
-use serde::Deserialize;
 use tokio::sync::{Notify, oneshot};
 
 use super::client;
+use super::figures::{Counters, Statistics};
 use super::lanes::{LaneId, Lanes, Way};
 use crate::port::{BusError, Outgoing, Placed, Placing, PublishError, Publisher};
 use crate::settings::{RECORD_BYTES_MAX, Settings};
@@ -53,22 +52,6 @@ struct Shared {
     bytes: AtomicUsize,
     empty: Notify,
     counters: Counters,
-}
-
-#[derive(Default)]
-struct Counters {
-    produced: AtomicU64,
-    acked: AtomicU64,
-    failed: AtomicU64,
-    refused: AtomicU64,
-    bytes_acked: AtomicU64,
-    switched: AtomicU64,
-    renewed: AtomicU64,
-    errors: AtomicU64,
-    compressed_records: AtomicU64,
-    compressed_bytes_before: AtomicU64,
-    compressed_bytes_after: AtomicU64,
-    retries: AtomicU64,
 }
 
 struct Held {
@@ -198,10 +181,10 @@ impl Publisher for KafkaPublisher {
                 match lane.enter(wants, held) {
                     // Sent before the lane is let go: another thread's next record must not overtake it.
                     Some((way, held)) => {
-                        if let Err(held) = self.try_send(way, held) {
+                        if let Err((delivery, error)) = self.try_send(way, held) {
                             let next = lane.leave();
                             drop(lane);
-                            shared.done(held.0, Err(held.1));
+                            shared.done(*delivery, Err(error));
                             debug_assert!(next.is_empty(), "nothing waits where something could be sent");
                         }
                     }
@@ -234,22 +217,11 @@ impl Publisher for KafkaPublisher {
     fn stats(&self) -> ProducerStats {
         let Shared { counters, records, bytes, records_max, bytes_max, .. } = &*self.shared;
         ProducerStats {
-            produced: counters.produced.load(Relaxed),
-            acked: counters.acked.load(Relaxed),
-            failed: counters.failed.load(Relaxed),
-            refused: counters.refused.load(Relaxed),
-            retries: counters.retries.load(Relaxed),
-            bytes_acked: counters.bytes_acked.load(Relaxed),
-            compressed_records: counters.compressed_records.load(Relaxed),
-            compressed_bytes_before: counters.compressed_bytes_before.load(Relaxed),
-            compressed_bytes_after: counters.compressed_bytes_after.load(Relaxed),
-            renewed: counters.renewed.load(Relaxed),
-            switched: counters.switched.load(Relaxed),
             buffered_records: records.load(Relaxed) as u64,
             buffered_bytes: bytes.load(Relaxed) as u64,
             buffer_records_max: *records_max as u64,
             buffer_bytes_max: *bytes_max as u64,
-            broker_errors: counters.errors.load(Relaxed),
+            ..counters.stats()
         }
     }
 }
@@ -257,7 +229,7 @@ impl Publisher for KafkaPublisher {
 impl KafkaPublisher {
     fn send(&self, way: Way, held: Held) {
         if let Err((delivery, error)) = self.try_send(way, held) {
-            self.shared.done(delivery, Err(error));
+            self.shared.done(*delivery, Err(error));
         }
     }
 
@@ -309,7 +281,7 @@ impl Shared {
     }
 
     /// A record's outcome is known. Its lane was left before.
-    fn done(&self, delivery: Box<Delivery>, outcome: Result<Placed, PublishError>) {
+    fn done(&self, delivery: Delivery, outcome: Result<Placed, PublishError>) {
         if outcome.is_ok() {
             self.counters.acked.fetch_add(1, Relaxed);
             self.counters.bytes_acked.fetch_add(delivery.bytes as u64, Relaxed);
@@ -343,7 +315,7 @@ impl Shared {
             }
         }
         for (delivery, error) in failed {
-            self.done(delivery, Err(error));
+            self.done(*delivery, Err(error));
         }
     }
 }
@@ -369,23 +341,8 @@ impl ProducerContext for Context {
                 Err(client::publish_error(error, message.topic(), delivery.bytes))
             }
         };
-        self.shared.done(delivery, outcome);
+        self.shared.done(*delivery, outcome);
     }
-}
-
-/// Of librdkafka's many figures those that only it knows.
-#[derive(Deserialize)]
-struct Statistics {
-    #[serde(default)]
-    tx_bytes: u64,
-    #[serde(default)]
-    brokers: HashMap<String, BrokerStatistics>,
-}
-
-#[derive(Deserialize)]
-struct BrokerStatistics {
-    #[serde(default)]
-    txretries: u64,
 }
 
 impl ClientContext for Context {
