@@ -301,6 +301,11 @@ impl Shared {
         {
             let mut lane = self.lanes.lock(id);
             let mut released = lane.leave();
+            if released.is_empty() {
+                // Only the plain producer's thread comes past here. The other one must not own its own producer even for a
+                // moment: the last owner waits for that thread to end.
+                return;
+            }
             let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
             while let Some(held) = released.pop_front() {
                 let sent = match &packed {
