@@ -14,6 +14,7 @@ pub mod api;
 pub mod checks;
 mod compose;
 pub mod config;
+pub mod endpoints;
 pub mod link;
 mod message;
 pub mod metrics;

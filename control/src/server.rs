@@ -153,6 +153,7 @@ impl Control {
             sequencer: started.sequencer.clone(),
             reader,
             presence: Arc::clone(&presence),
+            endpoints: None,
             metrics: Arc::clone(&metrics),
             access: Arc::clone(&access),
             limits: config.limits.clone(),
