@@ -61,38 +61,47 @@ impl<C> Mover<C> {
     /// Takes a newer ring; what was planned for the last one is void. `connections` are all that there are. Returns how many
     /// are planned to go. An older ring, or the same, changes nothing.
     pub fn ring(&mut self, ring: Arc<Ring>, connections: impl IntoIterator<Item = (C, UserHash)>) -> usize {
-        if self.version().is_some_and(|known| ring.version() <= known) {
-            return self.plan.len();
+        if self.version().is_none_or(|known| ring.version() > known) {
+            self.ring = Some(ring);
+            self.review(connections);
         }
-        self.plan.clear();
-        // Of those who are at their place as many as this gateway holds beyond its bound, for the case that too few leave.
-        let over = self.over(&ring, 0);
-        let mut surplus = Vec::new();
-        if ring.member(&self.gateway).is_some() {
-            for (connection, user) in connections {
-                if ring.place(user).is_some_and(|place| place.gateway == self.gateway) {
-                    if (surplus.len() as u64) < over {
-                        surplus.push((connection, user));
-                    }
-                } else if self.plan.len() < PLANNED_MAX {
-                    self.plan.push_back((connection, user));
-                }
-            }
-        }
-        let over = usize::try_from(self.over(&ring, self.plan.len() as u64)).unwrap_or(usize::MAX);
-        let room = PLANNED_MAX - self.plan.len();
-        self.plan.extend(surplus.into_iter().take(over.min(room)));
-        self.ring = Some(ring);
         self.plan.len()
     }
 
-    /// How many connections the gateways have, this one too. Without ever being told, users' own places decide alone.
-    pub fn loads(&mut self, loads: Loads) {
+    /// How many connections the gateways have, this one too. Without ever being told, users' own places decide alone. Returns
+    /// how many this gateway has beyond its bound: if that is not 0 and nobody is planned to go, [`Mover::review`] finds them.
+    pub fn loads(&mut self, loads: Loads) -> u64 {
         self.loads = loads;
+        self.ring.as_ref().map_or(0, |ring| self.surplus(ring, 0))
+    }
+
+    /// Plans anew, as for a new ring: those whose place is elsewhere, and of the others as many as are beyond the bound.
+    pub fn review(&mut self, connections: impl IntoIterator<Item = (C, UserHash)>) -> usize {
+        self.plan.clear();
+        let Some(ring) = self.ring.clone().filter(|ring| ring.member(&self.gateway).is_some()) else { return 0 };
+        // Whom of those at home it takes is not known before it is known how many leave; so many are enough.
+        let surplus = self.surplus(&ring, 0);
+        let mut at_home = Vec::new();
+        for (connection, user) in connections {
+            if ring.place(user).is_some_and(|place| place.gateway == self.gateway) {
+                if (at_home.len() as u64) < surplus {
+                    at_home.push((connection, user));
+                }
+            } else if self.plan.len() < PLANNED_MAX {
+                self.plan.push_back((connection, user));
+            }
+        }
+        let surplus = usize::try_from(self.surplus(&ring, self.plan.len() as u64)).unwrap_or(usize::MAX);
+        let room = PLANNED_MAX - self.plan.len();
+        self.plan.extend(at_home.into_iter().take(surplus.min(room)));
+        self.plan.len()
     }
 
     /// A client connected. True: its place is elsewhere, and it will be let go in its turn.
     pub fn arrived(&mut self, connection: C, user: UserHash) -> bool {
+        if !self.loads.is_empty() {
+            self.loads.came(&self.gateway);
+        }
         let is_elsewhere = self.place(user).is_some();
         let planned = is_elsewhere && self.plan.len() < PLANNED_MAX;
         if planned {
@@ -146,7 +155,7 @@ impl<C> Mover<C> {
     }
 
     /// Connections beyond our bound once `leaving` are gone.
-    fn over(&self, ring: &Ring, leaving: u64) -> u64 {
+    fn surplus(&self, ring: &Ring, leaving: u64) -> u64 {
         if self.loads.is_empty() {
             return 0;
         }

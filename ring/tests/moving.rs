@@ -153,15 +153,28 @@ impl Cluster {
         }
     }
 
+    /// Everybody is told everybody's count; who is beyond its bound and plans nothing looks for whom to let go.
     fn count(&mut self) {
         let loads = self.loads();
-        self.movers.values_mut().for_each(|mover| mover.loads(loads.clone()));
+        for (name, mover) in &mut self.movers {
+            if mover.loads(loads.clone()) > 0 && mover.planned() == 0 {
+                let held = self.at.iter().filter(|(_, at)| *at == name).map(|(client, _)| (*client, user(*client)));
+                mover.review(held);
+            }
+        }
     }
 
-    /// Until nobody is planned. With `counted`, loads are told twice a second.
+    fn is_settled(&self, counted: bool) -> bool {
+        let loads = self.loads();
+        let is_within =
+            || self.movers.iter().all(|(name, mover)| mover.clone().loads(loads.clone()) == 0 || loads.of(name) == 0);
+        self.movers.values().all(|mover| mover.poll_timeout().is_none()) && (!counted || is_within())
+    }
+
+    /// Until nobody is planned and, with `counted`, nobody is beyond its bound. `counted`: loads are told twice a second.
     fn settle(&mut self, counted: bool) {
         for turn in 0..20_000 {
-            if self.movers.values().all(|mover| mover.poll_timeout().is_none()) {
+            if self.is_settled(counted) {
                 return;
             }
             if counted && turn % 50 == 0 {

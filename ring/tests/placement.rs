@@ -62,7 +62,8 @@ proptest! {
     #[test]
     fn who_comes_takes_and_nobody_else_moves(members in any_members(), weight in 1u16..=5) {
         let before = ring(members.clone());
-        let with = members.into_iter().chain([member("newcomer!".trim_end_matches('!').to_uppercase().as_str(), weight)]);
+        // No other name has capitals.
+        let with = members.into_iter().chain([member("NEWCOMER", weight)]);
         let after = ring(with.collect());
         for (_, _, to) in before.moved(&after, users(500)) {
             prop_assert_eq!(&*to.expect("somebody").gateway, "NEWCOMER");
@@ -150,7 +151,7 @@ fn places_stay_what_they_are() {
     assert_eq!(places, PLACES);
 }
 
-const PLACES: [&str; 5] = ["gw-0", "gw-0", "gw-0", "gw-0", "gw-0"];
+const PLACES: [&str; 5] = ["gw-3", "gw-3", "gw-4", "gw-1", "gw-0"];
 
 #[test]
 fn an_empty_ring_places_nobody_and_can_be_succeeded() {
