@@ -23,6 +23,8 @@ pub const RATE_MAX: u32 = 10_000;
 pub const CATCH_UP_MAX: Duration = Duration::from_millis(100);
 /// Clients wait for up to so long before they knock at their place.
 pub const RECONNECT_SPREAD_MS: u32 = 2_000;
+/// Planned connections that one poll looks at. More of them may turn out to be well where they are; then the next poll goes on.
+pub const LOOKS_MAX: usize = 1_000;
 /// Connections in a plan. Whom it has no room for stays until the next ring.
 pub const PLANNED_MAX: usize = 4 << 20;
 
@@ -110,12 +112,13 @@ impl<C> Mover<C> {
         planned
     }
 
-    /// The next connection to let go, if it is time; to be asked until it has none.
+    /// The next connection to let go, if it is time; to be asked until it has none, and then again at [`Mover::poll_timeout`].
     pub fn poll(&mut self, now: Duration) -> Option<Move<C>> {
         if now < self.next_at {
             return None;
         }
-        while let Some((connection, user)) = self.plan.pop_front() {
+        for _ in 0..LOOKS_MAX {
+            let (connection, user) = self.plan.pop_front()?;
             // Asked again now: its place may have filled up since it was planned, and then it is well where it is.
             let Some((gateway, endpoint)) = self.place(user) else { continue };
             self.next_at = self.next_at.max(now.saturating_sub(CATCH_UP_MAX)) + self.interval;
@@ -126,7 +129,7 @@ impl<C> Mover<C> {
         None
     }
 
-    /// When [`Mover::poll`] will have something; `None`: not before another call.
+    /// When to poll again, at once if that is past; `None`: not before another call.
     pub fn poll_timeout(&self) -> Option<Duration> {
         (!self.plan.is_empty()).then_some(self.next_at)
     }
