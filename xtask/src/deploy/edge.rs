@@ -27,7 +27,8 @@ pub fn check(home: &Home, source: &Path, scratch: &Path) -> anyhow::Result<()> {
     let nginx = install::program(home, "nginx", &["nginx", "libnginx-mod-stream"])?;
     let gateways = (0..GATEWAYS).map(|_| stub()).collect::<anyhow::Result<Vec<u16>>>()?;
     for variant in VARIANTS {
-        let edge = Edge::new(&nginx, source, &scratch.join(variant), variant, &gateways)?;
+        let folder = scratch.join(variant);
+        let edge = Edge::new(&nginx, source, &folder, variant, &gateways)?;
         edge.test().with_context(|| variant.to_owned())?;
         edge.serve().with_context(|| variant.to_owned())?;
     }
