@@ -16,6 +16,7 @@ pub mod cluster;
 mod compose;
 pub mod config;
 mod dispatch;
+pub mod endpoints;
 pub mod link;
 mod message;
 pub mod metrics;

@@ -159,6 +159,7 @@ impl Control {
             dispatch: dispatch.clone(),
             reader,
             presence: Arc::clone(&presence),
+            endpoints: None,
             metrics: Arc::clone(&metrics),
             access: Arc::clone(&access),
             limits: config.limits.clone(),

@@ -4,6 +4,7 @@
 
 mod autobahn;
 mod coverage;
+mod deploy;
 mod faults;
 mod sim;
 mod test;
@@ -44,6 +45,8 @@ enum Command {
     TlsFlood(tls_flood::Args),
     /// Scans a TLS listener with sslyze: nothing but TLS 1.2 and 1.3 with AEAD suites may be found (needs Python 3 with venv).
     TlsScan(tls_scan::Args),
+    /// Reads every file of deploy/ with the program that it is for (needs Python 3 with venv, openssl).
+    LintDeploy,
     /// Runs a command where io_uring is forbidden, as in most containers: `cargo xtask no-uring -- COMMAND…`.
     NoUring(no_uring::Args),
 }
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Cluster(args) => cluster::run(&args),
         Command::TlsFlood(args) => tls_flood::run(&args),
         Command::TlsScan(args) => tls_scan::run(&args),
+        Command::LintDeploy => deploy::run(),
         Command::NoUring(args) => no_uring::run(&args),
     };
     match done {

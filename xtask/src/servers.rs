@@ -6,7 +6,7 @@
 
 mod ask;
 mod etcd;
-mod install;
+pub mod install;
 mod java;
 mod kafka;
 mod kafka_secure;

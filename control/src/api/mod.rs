@@ -12,12 +12,14 @@ use tokio::sync::watch;
 
 use crate::config::LimitsConfig;
 use crate::dispatch::Dispatch;
+use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use auth::Access;
 use error::ApiError;
 
 pub mod auth;
+mod endpoint;
 pub mod error;
 mod extract;
 mod groups;
@@ -32,6 +34,8 @@ pub struct Api {
     pub dispatch: Dispatch,
     pub reader: Arc<dyn StoreReader>,
     pub presence: Arc<Presence>,
+    /// Of a cluster with a ring.
+    pub endpoints: Option<Arc<Endpoints>>,
     pub metrics: Arc<Metrics>,
     pub access: Arc<Access>,
     pub limits: LimitsConfig,
@@ -69,6 +73,7 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/groups/{gid}", delete(groups::dismiss))
         .route("/api/v1/groups/{gid}/members", get(groups::members).post(groups::add))
         .route("/api/v1/groups/{gid}/members/{uid}", delete(groups::remove))
+        .route("/api/v1/endpoint", get(endpoint::endpoint))
         .route("/healthz", get(pages::health))
         .route("/readyz", get(pages::ready))
         .route("/metrics", get(pages::metrics));
@@ -96,6 +101,5 @@ const PLANNED: &[&str] = &[
     "/api/v1/unread",
     "/api/v1/search",
     "/api/v1/conversations",
-    "/api/v1/endpoint",
     "/api/v1/records",
 ];
