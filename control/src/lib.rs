@@ -20,6 +20,7 @@ pub mod endpoints;
 pub mod link;
 mod message;
 pub mod metrics;
+pub mod operations;
 pub mod presence;
 pub mod runtime;
 mod server;
