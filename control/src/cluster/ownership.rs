@@ -100,7 +100,6 @@ impl Work {
     /// A new session claims again what is owned; what somebody else has by now is closed.
     async fn begin_session(&mut self) -> Result<(), RegistryError> {
         self.session = None;
-        self.own.registered.send_replace(false);
         let session = self.own.registry.session(self.own.ttl).await?;
         let value = serde_json::to_string(&self.own.me).unwrap_or_default();
         session.hold(&self.own.names.control(&self.own.me.node)?, &value).await?;
