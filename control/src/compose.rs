@@ -30,7 +30,7 @@ const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 pub enum ComposeError {
     #[error("the store cannot be opened")]
     Open(#[from] OpenError),
-    #[error("PostgreSQL cannot be used: {0}")]
+    #[error("PostgreSQL cannot be used")]
     Postgres(#[from] postgres::OpenError),
     #[error("{file} cannot be read")]
     File {
@@ -40,7 +40,7 @@ pub enum ComposeError {
     },
     #[error("store.url: {0}")]
     Url(String),
-    #[error("the cluster cannot be joined: {0}")]
+    #[error("the cluster cannot be joined")]
     Cluster(#[from] ClusterError),
     #[error("the partition cannot start")]
     Partition(#[from] StoreError),
@@ -129,7 +129,7 @@ async fn compose_cluster(config: &Config, surroundings: Surroundings) -> Result<
             Err(error) if is_passing(&error) => error,
             Err(error) => return Err(error),
         };
-        tracing::warn!(%error, "cannot begin yet");
+        tracing::warn!(why = chain(&error), "cannot begin yet");
         tokio::select! {
             () = tokio::time::sleep(BEGIN_AGAIN) => {}
             _ = stopping.wait_for(|stopping| *stopping) => return Err(ComposeError::Cancelled),
@@ -163,6 +163,12 @@ async fn begin(
         stopping: surroundings.stopping.clone(),
     };
     Ok(Cluster::begin(beginning).await?)
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
 
 /// A server that is away may come; a wrong answer stays wrong.

@@ -56,15 +56,15 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    #[error("the registry: {0}")]
+    #[error("the registry refuses or does not answer")]
     Registry(#[from] RegistryError),
-    #[error("the bus: {0}")]
+    #[error("the bus refuses or does not answer")]
     Bus(#[from] BusError),
-    #[error("the store: {0}")]
+    #[error("the store cannot be used")]
     Store(#[from] OpenError),
     #[error("{0}")]
     Refused(String),
-    #[error("no randomness: {0}")]
+    #[error("no randomness")]
     System(#[from] std::io::Error),
     #[error("the node is stopping")]
     Stopping,
