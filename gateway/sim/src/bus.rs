@@ -83,6 +83,7 @@ fn command(uid: Option<control::Uid>, device: Box<str>, op: LinkOp) -> Command {
 
 fn push(sender: control::Uid, send: Send) -> Push {
     Push {
+        id: None,
         to: stream_up(&send.to),
         sender: Some(sender),
         from: Box::default(),

@@ -67,6 +67,7 @@ impl Callers {
         saying.attempts += 1;
         let said = &saying.said;
         let push = Push {
+            id: None,
             to: said.to.parse().expect("a stream"),
             sender: None,
             from: BACKEND.into(),
