@@ -18,6 +18,7 @@ pub mod link;
 mod message;
 pub mod metrics;
 pub mod presence;
+pub mod records;
 pub mod runtime;
 mod server;
 

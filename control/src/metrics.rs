@@ -12,6 +12,8 @@ use prometheus_client::registry::Registry;
 use tidegate_control_core::partition::PartitionStats;
 use tidegate_control_core::partition::stats::CODES;
 
+use crate::records::FeedMetrics;
+
 /// Every metric of the process. Histograms are observed once a batch; the partition's own counters are taken over with every
 /// tick of its loop.
 pub struct Metrics {
@@ -27,6 +29,8 @@ pub struct Metrics {
     pub links: Gauge,
     /// Attachments ended by us because of what they sent or how far behind they were.
     pub links_refused: Counter,
+    /// Of the feeder of push records.
+    pub records: FeedMetrics,
     interest: Gauge,
     queue_depth: Gauge,
     connections: Gauge,
@@ -79,6 +83,7 @@ impl Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 14)),
             links: Gauge::default(),
             links_refused: Counter::default(),
+            records: FeedMetrics::default(),
             interest: Gauge::default(),
             queue_depth: Gauge::default(),
             connections: Gauge::default(),
@@ -90,6 +95,7 @@ impl Metrics {
 
     fn registered(mut self) -> Metrics {
         let (r, p) = (&mut self.registry, &self.partition);
+        self.records.register(r);
         r.register("pushes", "Durable messages that got a place", p.pushes.clone());
         r.register("ephemerals", "Ephemeral messages routed", p.ephemerals.clone());
         r.register("dedup_hits", "Messages that had been stored before under the same key", p.dedup_hits.clone());

@@ -16,6 +16,7 @@ mod changes;
 mod error;
 mod migrations;
 mod reader;
+pub mod records;
 mod retention;
 mod rows;
 mod session;
