@@ -85,7 +85,8 @@ impl RecordQuery {
     /// Whether a record is among those asked for. An index without better means looks at each.
     pub fn admits(&self, record: &PushRecord, words: &Words) -> bool {
         let ts = record.ts();
-        let id = |wanted: &str| *record.key == *wanted || record.id.to_string() == wanted;
+        // Most records have no key, so an empty one finds nothing.
+        let id = |wanted: &str| !wanted.is_empty() && (*record.key == *wanted || record.id.to_string() == wanted);
         self.uid.as_ref().is_none_or(|uid| record.uids.contains(uid))
             && self.message_id.as_deref().is_none_or(id)
             && self.stream.as_ref().is_none_or(|stream| stream.as_str() == &*record.to)

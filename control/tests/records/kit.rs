@@ -137,6 +137,9 @@ impl OwnServer {
     }
 
     pub fn up(&self) -> String {
+        // Two that start at once may choose the same port.
+        static STARTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _alone = STARTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         up_in(&self.home, self.server, 1).expect("a server of our own")
     }
 

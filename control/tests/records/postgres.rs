@@ -127,7 +127,10 @@ async fn queries_use_their_indexes() {
         let texts = each.map(|n| text(at(n), &format!("g:room{}", n % 50), n, &format!("word{n} common"))).collect();
         written(&*index, &Batch { records, texts }).await;
     }
-    postgres.ask(&format!("analyze {0}.push_records; analyze {0}.message_texts", postgres.schema)).await;
+    for table in ["push_records", "message_texts"] {
+        // What was written last waits in a list of its own until then, and to read that costs more than so few rows.
+        postgres.ask(&format!("vacuum analyze {}.{table}", postgres.schema)).await;
+    }
     let all = RecordQuery { limit: 20, ..RecordQuery::default() };
     for (what, query) in [
         ("uids_idx", RecordQuery { uid: "user77".parse().ok(), ..all.clone() }),
@@ -141,7 +144,7 @@ async fn queries_use_their_indexes() {
     }
     let part = Readable { epoch: EPOCH, first: Seq(1), head: Seq(u64::MAX) };
     let rooms = |rooms: u64| Scope::new((0..rooms).map(|n| (format!("g:room{n}").parse().expect("a stream"), part)));
-    for (q, scope) in [("word77", rooms(30)), ("common", rooms(1))] {
+    for (q, scope) in [("word77", rooms(3)), ("common", rooms(1))] {
         let query = TextQuery { words: words(q), scope, ..TextQuery::default() };
         let plan = postgres.index.explain_search(&query).await.expect("a plan");
         assert!(plan.contains("words_idx") && !plan.contains("Seq Scan on message_texts_w"), "{plan}");

@@ -41,7 +41,9 @@ impl OpenSearchRecords {
             filter.push(json!({"term": {"uids": uid.as_str()}}));
         }
         if let Some(id) = &query.message_id {
-            let either = json!([{"term": {"id": id}}, {"term": {"key": id}}]);
+            let mut either = vec![json!({"term": {"id": id}})];
+            // Most records have no key, so an empty one finds nothing.
+            either.extend((!id.is_empty()).then(|| json!({"term": {"key": id}})));
             filter.push(json!({"bool": {"should": either, "minimum_should_match": 1}}));
         }
         if let Some(stream) = &query.stream {
