@@ -22,6 +22,7 @@ mod message;
 pub mod metrics;
 pub mod operations;
 pub mod presence;
+pub mod records;
 pub mod runtime;
 mod server;
 

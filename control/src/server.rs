@@ -163,6 +163,7 @@ impl Control {
             metrics: Arc::clone(&metrics),
             access: Arc::clone(&access),
             limits: config.limits.clone(),
+            records: None,
             stopping: stop.clone(),
         });
         let links = Arc::new(Links::new(seats, dispatch, presence, metrics, stop.clone()));
