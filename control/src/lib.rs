@@ -15,7 +15,7 @@ pub mod checks;
 pub mod cluster;
 mod compose;
 pub mod config;
-mod dispatch;
+pub mod dispatch;
 pub mod endpoints;
 pub mod link;
 mod message;

@@ -151,15 +151,15 @@ impl Control {
     ) -> Result<Control, StartError> {
         let stop = stopping.subscribe();
         let Composed { dispatch, seats, reader, form } = composed;
-        let node = match &form {
-            Form::Embedded(_) => None,
-            Form::Cluster(cluster) => Some(cluster.node.clone()),
+        let (node, endpoints) = match &form {
+            Form::Embedded(_) => (None, None),
+            Form::Cluster(cluster) => (Some(cluster.node.clone()), Some(Arc::clone(&cluster.endpoints))),
         };
         let api = Arc::new(Api {
             dispatch: dispatch.clone(),
             reader,
             presence: Arc::clone(&presence),
-            endpoints: None,
+            endpoints,
             metrics: Arc::clone(&metrics),
             access: Arc::clone(&access),
             limits: config.limits.clone(),

@@ -69,7 +69,7 @@ async fn readable(api: &Api, uid: Option<Uid>, stream: Option<StreamKey>) -> Res
             std::iter::once(uid.stream()).chain(groups.iter().map(|gid| gid.stream())).collect()
         }
     };
-    let heads = match api.sequencer.ask(Command::Heads { uid, streams }, api.patience()).await? {
+    let heads = match api.dispatch.ask(Command::Heads { uid, streams }, api.patience()).await? {
         Reply::Heads(heads) => heads,
         other => return Err(unexpected(&other)),
     };

@@ -17,6 +17,7 @@ pub(crate) mod ingress;
 pub(crate) mod node;
 mod opening;
 mod ownership;
+mod ring;
 pub(crate) mod seats;
 mod spread;
 mod upstream;
@@ -39,6 +40,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use crate::adapters::postgres::{OpenError, Postgres, SpreadReader};
 use crate::api::auth::ServiceTokens;
 use crate::config::ClusterConfig;
+use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 
@@ -47,6 +49,7 @@ use ingress::{Ingress, Results};
 use node::{NodeService, Peers};
 use opening::Opener;
 use ownership::Ownership;
+use ring::RingKeeper;
 use seats::Seats;
 pub(crate) use spread::Spread;
 pub(crate) use upstream::Lag;
@@ -93,6 +96,7 @@ pub(crate) struct Cluster {
     pub reader: Arc<SpreadReader>,
     pub node: NodeService,
     pub state: Arc<ClusterState>,
+    pub endpoints: Arc<Endpoints>,
     ownership: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -191,6 +195,14 @@ impl Cluster {
         let opener =
             Opener { postgres: postgres.clone(), config: core, spread: Arc::clone(&spread), upstream, metrics };
         let ttl = Duration::from_millis(config.lease_ttl_ms.into());
+        let endpoints = Arc::new(Endpoints::default());
+        let keeper = RingKeeper {
+            registry: registry.clone(),
+            names: names.clone(),
+            cluster: config.name.clone(),
+            node: config.node.clone(),
+            endpoints: Arc::clone(&endpoints),
+        };
         let tasks = vec![
             tokio::spawn(growth::follow(
                 registry.clone(),
@@ -201,6 +213,7 @@ impl Cluster {
             )),
             tokio::spawn(Arc::clone(&ids).keep(registry.clone(), names.clone(), config.node.clone(), ttl)),
             tokio::spawn(sweep(Arc::clone(&results))),
+            tokio::spawn(keeper.run()),
         ];
         let ownership = Ownership {
             registry,
@@ -217,7 +230,7 @@ impl Cluster {
         let node =
             NodeService { seats: Arc::clone(&seats), results, tokens: beginning.tokens, stopping: beginning.stopping };
         let reader = Arc::new(SpreadReader::new(&postgres));
-        Ok(Cluster { seats, spread, reader, node, state, ownership: ownership.spawn(), tasks })
+        Ok(Cluster { seats, spread, reader, node, state, endpoints, ownership: ownership.spawn(), tasks })
     }
 
     /// Once `stopping` was said: waits until all partitions are let go.

@@ -14,12 +14,13 @@ use tidegate_control::adapters::embedded::{EmbeddedOptions, EmbeddedStore};
 use tidegate_control::api::auth::Access;
 use tidegate_control::api::{Api, Records, router};
 use tidegate_control::config::{AuthConfig, KeyConfig, LimitsConfig};
+use tidegate_control::dispatch::Dispatch;
 use tidegate_control::metrics::Metrics;
 use tidegate_control::presence::Presence;
 use tidegate_control::records::{
     Backoff, Feed, FeedMetrics, FeedOptions, Feeding, MemoryIndex, MessageText, Status, follow,
 };
-use tidegate_control::runtime::{Running, spawn};
+use tidegate_control::runtime::{Hooks, Running, spawn};
 use tidegate_control_core::domain::{Epoch, Lsn, MessageId, PartitionId, Place, Seq, Timestamp};
 use tidegate_control_core::partition::{Partition, PartitionConfig};
 use tidegate_control_core::ports::StoreReader;
@@ -74,7 +75,13 @@ impl Node {
         let config = PartitionConfig { auto_groups: true, ..PartitionConfig::default() };
         let partition = Partition::new(PartitionId(0), store, config, 7).expect("a partition");
         let metrics = Arc::new(Metrics::new());
-        let started = spawn(partition, Arc::clone(&metrics), Box::new(|error| panic!("{error}"))).expect("a thread");
+        let hooks = Hooks {
+            partition: PartitionId(0),
+            metrics: Arc::clone(&metrics),
+            on_fatal: Box::new(|error| panic!("{error}")),
+            errands: None,
+        };
+        let started = spawn(partition, hooks).expect("a thread");
         let records = keeps_records.then(|| {
             let index = Arc::new(MemoryIndex::new(KEEP_DAYS));
             let options = FeedOptions { batch_wait: Duration::ZERO, ..FeedOptions::default() };
@@ -84,7 +91,8 @@ impl Node {
         let (stopping, stop) = watch::channel(false);
         let feed = records.as_ref().map(|records| records.feed.clone());
         let api = Api {
-            sequencer: started.sequencer,
+            dispatch: Dispatch::one(started.sequencer),
+            endpoints: None,
             reader: Arc::clone(&reader),
             presence: Arc::new(Presence::default()),
             metrics,

@@ -24,7 +24,7 @@ pub(super) struct Sessions {
 
 impl Sessions {
     pub fn new(options: PostgresRecordsOptions) -> Result<Sessions, OpenError> {
-        let engine = Engine::new(options.server, &options.schema, options.timeout)?;
+        let engine = Engine::new(options.server, &options.schema, None, options.timeout)?;
         Ok(Sessions {
             engine,
             schema: options.schema,
