@@ -43,6 +43,7 @@ use crate::config::ClusterConfig;
 use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
+use crate::records::Feed;
 
 use ids::Ids;
 use ingress::{Ingress, Results};
@@ -79,6 +80,8 @@ pub(crate) struct Beginning {
     pub registry: Registry,
     pub bus: tidegate_bus::settings::Settings,
     pub postgres: Postgres,
+    /// Where messages are told to that are to be found by their words.
+    pub feed: Option<Feed>,
     pub auto_groups: bool,
     pub grpc: SocketAddr,
     pub http: SocketAddr,
@@ -192,8 +195,14 @@ impl Cluster {
             roles: config.roles.clone(),
         };
         let core = PartitionConfig { partitions, auto_groups: beginning.auto_groups, ..PartitionConfig::default() };
-        let opener =
-            Opener { postgres: postgres.clone(), config: core, spread: Arc::clone(&spread), upstream, metrics };
+        let opener = Opener {
+            postgres: postgres.clone(),
+            config: core,
+            spread: Arc::clone(&spread),
+            upstream,
+            metrics,
+            feed: beginning.feed,
+        };
         let ttl = Duration::from_millis(config.lease_ttl_ms.into());
         let endpoints = Arc::new(Endpoints::default());
         let keeper = RingKeeper {
