@@ -46,6 +46,37 @@ async fn main() {
         bus.admin().delete(&topic).await.expect("deleted");
     }
     singles(&bus, now).await;
+    idle(&bus, now).await;
+}
+
+/// What twenty readers cost that have nothing to read.
+async fn idle(bus: &KafkaBus, now: u128) {
+    const READERS: i32 = 20;
+    const SECONDS: u64 = 10;
+    let topic = format!("throughput-idle-{now}");
+    let (partitions, config) = (READERS, Vec::new());
+    let spec = TopicSpec { name: topic.clone(), partitions, replicas: 1, retention_ms: 600_000, config };
+    bus.admin().create_missing(&[spec]).await.expect("a topic");
+    let open = |partition| bus.open(&topic, partition, Start::Latest).expect("a reader");
+    let mut readers: Vec<_> = (0..READERS).map(open).collect();
+    let (before, until) = (ticks(), Instant::now() + Duration::from_secs(SECONDS));
+    let idle = readers.iter_mut().map(|reader| async move {
+        while Instant::now() < until {
+            assert!(reader.next(100, Duration::from_secs(1)).await.expect("nothing").is_empty());
+        }
+    });
+    join_all(idle).await;
+    let percent = (ticks() - before) as f64 / SECONDS as f64;
+    println!("{READERS} idle readers take {percent:.2} % of a core");
+    drop(readers);
+    bus.admin().delete(&topic).await.expect("deleted");
+}
+
+/// Processor time of this process, in hundredths of a second.
+fn ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("a process");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
+    fields[11].parse::<u64>().expect("user time") + fields[12].parse::<u64>().expect("system time")
 }
 
 fn record(topic: &str, number: usize, bytes: usize) -> Outgoing {

@@ -145,8 +145,8 @@ pub struct Watermarks {
 
 /// One reader of one partition, without a group. At most one is open for a partition in a process.
 pub trait PartitionReader: Send {
-    /// Up to `max` records, in order; empty after `wait`, also while no broker can be reached. Dropping the future loses
-    /// nothing.
+    /// Up to `max` records, in order; empty after `wait`, also while no broker can be reached. Until something was read it may
+    /// take two seconds more, to learn whether there is such a topic. Dropping the future loses nothing.
     fn next(&mut self, max: usize, wait: Duration) -> BoxFuture<'_, Result<Vec<Record>, BusError>>;
 
     fn seek(&mut self, to: Start) -> BoxFuture<'_, Result<(), BusError>>;

@@ -11,11 +11,14 @@ pub struct ProducerStats {
     pub failed: u64,
     /// Not taken: the buffer was full.
     pub refused: u64,
+    /// Requests that were sent again because a connection broke or gave no answer.
     pub retries: u64,
+    /// Times that the producers had to be made anew.
+    pub renewed: u64,
     /// Bytes of keys and values of all acknowledged records.
     pub bytes_acked: u64,
-    /// What went through the compressing producer, and what of it went over the wire, framing included. Both are brought
-    /// up to date once a second.
+    /// What the compressing producer was given, and what it sent for it, framing included; the latter is brought up to date
+    /// once a second.
     pub compressed_records: u64,
     pub compressed_bytes_before: u64,
     pub compressed_bytes_after: u64,

@@ -100,6 +100,22 @@ async fn a_broker_that_errs_for_a_while_costs_no_record_and_no_order() {
     }
 }
 
+/// An idempotent producer gives up for ever here; the bus must not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_that_can_do_no_more_is_replaced() {
+    let cluster = cluster();
+    let bus = KafkaBus::new(settings(&cluster)).expect("a bus");
+    let publisher = bus.publisher();
+    placed(&*publisher, "before").await;
+    let broken = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 1];
+    cluster.request_errors(RDKafkaApiKey::Produce, &broken);
+    let outcome = publisher.publish(record("k", "lost".to_owned())).expect("taken").await;
+    assert!(outcome.is_err_and(|error| error.is_dependency()), "the mock did not break the producer");
+    placed(&*publisher, "short").await;
+    placed(&*publisher, &"long".repeat(1000)).await;
+    assert_eq!(publisher.stats().renewed, 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_goes_on_when_the_broker_is_back() {
     let cluster = cluster();

@@ -34,6 +34,9 @@ pub struct ControlArgs {
     /// The data folder [default: ./tidegate-data].
     #[arg(long, env = "TIDEGATE_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// What this node of a cluster does: api, logic, task [default: all].
+    #[arg(long, value_delimiter = ',')]
+    roles: Vec<String>,
 }
 
 pub fn run_gateway(args: GatewayArgs) -> anyhow::Result<()> {
@@ -60,6 +63,13 @@ pub fn run_control(args: ControlArgs) -> anyhow::Result<()> {
     apply_to_control(&args.listeners, &mut settings);
     if let Some(folder) = args.data_dir {
         settings.data_dir = folder;
+    }
+    match &mut settings.cluster {
+        Some(cluster) if !args.roles.is_empty() => cluster.roles = args.roles,
+        None if !args.roles.is_empty() => {
+            anyhow::bail!("--roles is for a node of a cluster: [control.cluster] is missing")
+        }
+        _ => {}
     }
     runtime()?.block_on(async {
         let control = Control::start(settings).await?;

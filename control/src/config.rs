@@ -54,6 +54,8 @@ pub struct Config {
     pub registry: Option<tidegate_registry::Settings>,
     pub bus: Option<tidegate_bus::settings::Settings>,
     pub store: Option<StoreConfig>,
+    /// Where what was pushed can be searched; absent: nowhere.
+    pub records: Option<crate::records::Settings>,
 }
 
 impl Default for Config {
@@ -75,6 +77,7 @@ impl Default for Config {
             registry: None,
             bus: None,
             store: None,
+            records: None,
         }
     }
 }
@@ -82,7 +85,8 @@ impl Default for Config {
 impl Config {
     /// What `tidegate dev` starts with: development auth and groups that make themselves.
     pub fn dev() -> Config {
-        Config { dev_auth: true, auto_groups: true, ..Config::default() }
+        let records = crate::records::Settings { kind: crate::records::Kind::Memory, ..Default::default() };
+        Config { dev_auth: true, auto_groups: true, records: Some(records), ..Config::default() }
     }
 
     fn cluster_problems(&self, say: &mut impl FnMut(&str, String)) {
@@ -96,6 +100,9 @@ impl Config {
             }
         }
         let cluster = self.cluster.iter().flat_map(ClusterConfig::problems);
+        for (key, text) in self.records.iter().flat_map(crate::records::Settings::problems) {
+            say(&format!("records.{key}"), text);
+        }
         for (key, text) in cluster.chain(self.store.iter().flat_map(StoreConfig::problems)) {
             say(key, text);
         }

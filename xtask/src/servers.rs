@@ -6,7 +6,7 @@
 
 mod ask;
 mod etcd;
-mod install;
+pub mod install;
 mod java;
 mod kafka;
 mod kafka_secure;
@@ -169,6 +169,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 fn all_if_none(servers: &[Server]) -> Vec<Server> {
     if servers.is_empty() { Server::value_variants().to_vec() } else { servers.to_vec() }
+}
+
+/// So many ports of loopback that nobody listens on.
+pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let taken: Vec<u16> =
+        Home::find()?.load()?.servers.values().flat_map(|running| running.ports.iter().copied()).collect();
+    ports::choose(count, &[], &taken)
 }
 
 /// Where a test finds this server: what its variable names, otherwise the one that runs here, started if need be.

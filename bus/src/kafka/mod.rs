@@ -3,6 +3,7 @@
 mod admin;
 mod client;
 mod consumer;
+mod figures;
 mod group;
 mod lanes;
 mod publisher;

@@ -2,22 +2,24 @@
 //!
 //! The buffer's bound is ours and covers both producers and what waits for its lane; librdkafka's own bounds are off, so that
 //! it never refuses what was accepted here.
+//!
+//! An idempotent producer that finds its sequence numbers broken (a topic made anew, a broker that lost its log) is of no more
+//! use. Both are made anew then: what was in flight fails, and what comes next is taken.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use rdkafka::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, DeliveryResult, ProducerContext, ThreadedProducer};
-use serde::Deserialize;
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use tokio::sync::{Notify, oneshot};
 
 use super::client;
+use super::figures::{Counters, Statistics};
 use super::lanes::{LaneId, Lanes, Way};
 use crate::port::{BusError, Outgoing, Placed, Placing, PublishError, Publisher};
 use crate::settings::{RECORD_BYTES_MAX, Settings};
@@ -26,15 +28,23 @@ use crate::stats::ProducerStats;
 const STATISTICS_MS: u32 = 1000;
 
 pub struct KafkaPublisher {
+    settings: Settings,
+    producers: RwLock<Producers>,
+    shared: Arc<Shared>,
+}
+
+struct Producers {
     plain: ThreadedProducer<Context>,
     packed: Arc<ThreadedProducer<Context>>,
-    shared: Arc<Shared>,
 }
 
 struct Shared {
     lanes: Lanes<Held>,
     /// Where a lane's released records go. Weak: the producers' threads hold this.
-    packed: OnceLock<Weak<ThreadedProducer<Context>>>,
+    packed: Mutex<Weak<ThreadedProducer<Context>>>,
+    /// A producer said that it can do no more.
+    broken: AtomicBool,
+    generation: AtomicU64,
     compress_above_bytes: usize,
     records_max: usize,
     bytes_max: usize,
@@ -42,21 +52,6 @@ struct Shared {
     bytes: AtomicUsize,
     empty: Notify,
     counters: Counters,
-}
-
-#[derive(Default)]
-struct Counters {
-    produced: AtomicU64,
-    acked: AtomicU64,
-    failed: AtomicU64,
-    refused: AtomicU64,
-    bytes_acked: AtomicU64,
-    switched: AtomicU64,
-    errors: AtomicU64,
-    compressed_records: AtomicU64,
-    compressed_bytes_before: AtomicU64,
-    compressed_bytes_after: AtomicU64,
-    retries: [AtomicU64; 2],
 }
 
 struct Held {
@@ -73,14 +68,31 @@ pub struct Delivery {
 
 struct Context {
     way: Way,
+    /// Which pair of producers this is: what a replaced one still says does not count.
+    generation: u64,
+    /// As the last statistics had them.
+    sent_bytes: AtomicU64,
+    retries: AtomicU64,
     shared: Arc<Shared>,
+}
+
+impl Context {
+    /// A fatal error is said where it is met, not always where errors are said.
+    fn judge(&self, error: &KafkaError) {
+        let fatal = error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal);
+        if fatal && self.shared.generation.load(Relaxed) == self.generation {
+            self.shared.broken.store(true, Relaxed);
+        }
+    }
 }
 
 impl KafkaPublisher {
     pub fn new(settings: &Settings) -> Result<KafkaPublisher, BusError> {
         let shared = Arc::new(Shared {
             lanes: Lanes::new(),
-            packed: OnceLock::new(),
+            packed: Mutex::default(),
+            broken: AtomicBool::new(false),
+            generation: AtomicU64::new(0),
             compress_above_bytes: settings.producer.compress_above_bytes,
             records_max: settings.producer.buffer_records_max,
             bytes_max: settings.producer.buffer_bytes_max,
@@ -89,16 +101,42 @@ impl KafkaPublisher {
             empty: Notify::new(),
             counters: Counters::default(),
         });
+        let (settings, producers) = (settings.clone(), RwLock::new(Producers::new(settings, &shared)?));
+        Ok(KafkaPublisher { settings, producers, shared })
+    }
+
+    fn renew(&self) {
+        match Producers::new(&self.settings, &self.shared) {
+            Ok(producers) => {
+                tracing::warn!("the producers cannot go on and are made anew");
+                self.shared.counters.renewed.fetch_add(1, Relaxed);
+                let mut current = self.producers.write().unwrap_or_else(PoisonError::into_inner);
+                let old = std::mem::replace(&mut *current, producers);
+                drop(current);
+                // It waits for its last outcomes, which nobody here should.
+                std::thread::spawn(move || drop(old));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the producers cannot be made anew");
+                self.shared.broken.store(true, Relaxed);
+            }
+        }
+    }
+}
+
+impl Producers {
+    fn new(settings: &Settings, shared: &Arc<Shared>) -> Result<Producers, BusError> {
+        let generation = shared.generation.fetch_add(1, Relaxed) + 1;
         let producer = |way: Way| {
-            let context = Context { way, shared: shared.clone() };
+            let (sent_bytes, retries) = Default::default();
+            let context = Context { way, generation, sent_bytes, retries, shared: shared.clone() };
             producer_config(settings, way)?
                 .create_with_context(context)
                 .map_err(|error| BusError::Settings(error.to_string()))
         };
-        let (plain, packed) = (producer(Way::Plain)?, Arc::new(producer(Way::Packed)?));
-        // The first and only one: nothing else sets it.
-        let _ = shared.packed.set(Arc::downgrade(&packed));
-        Ok(KafkaPublisher { plain, packed, shared })
+        let producers = Producers { plain: producer(Way::Plain)?, packed: Arc::new(producer(Way::Packed)?) };
+        *shared.packed.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&producers.packed);
+        Ok(producers)
     }
 }
 
@@ -123,6 +161,9 @@ fn producer_config(settings: &Settings, way: Way) -> Result<ClientConfig, BusErr
 impl Publisher for KafkaPublisher {
     fn publish(&self, record: Outgoing) -> Result<Placing, PublishError> {
         let shared = &self.shared;
+        if shared.broken.load(Relaxed) && shared.broken.swap(false, Relaxed) {
+            self.renew();
+        }
         let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
         let bytes = record.value.len() + record.key.as_ref().map_or(0, |key| key.len()) + headers;
         if bytes > RECORD_BYTES_MAX {
@@ -140,10 +181,10 @@ impl Publisher for KafkaPublisher {
                 match lane.enter(wants, held) {
                     // Sent before the lane is let go: another thread's next record must not overtake it.
                     Some((way, held)) => {
-                        if let Err(held) = self.try_send(way, held) {
+                        if let Err((delivery, error)) = self.try_send(way, held) {
                             let next = lane.leave();
                             drop(lane);
-                            shared.done(held.0, Err(held.1));
+                            shared.done(*delivery, Err(error));
                             debug_assert!(next.is_empty(), "nothing waits where something could be sent");
                         }
                     }
@@ -176,21 +217,11 @@ impl Publisher for KafkaPublisher {
     fn stats(&self) -> ProducerStats {
         let Shared { counters, records, bytes, records_max, bytes_max, .. } = &*self.shared;
         ProducerStats {
-            produced: counters.produced.load(Relaxed),
-            acked: counters.acked.load(Relaxed),
-            failed: counters.failed.load(Relaxed),
-            refused: counters.refused.load(Relaxed),
-            retries: counters.retries.iter().map(|retries| retries.load(Relaxed)).sum(),
-            bytes_acked: counters.bytes_acked.load(Relaxed),
-            compressed_records: counters.compressed_records.load(Relaxed),
-            compressed_bytes_before: counters.compressed_bytes_before.load(Relaxed),
-            compressed_bytes_after: counters.compressed_bytes_after.load(Relaxed),
-            switched: counters.switched.load(Relaxed),
             buffered_records: records.load(Relaxed) as u64,
             buffered_bytes: bytes.load(Relaxed) as u64,
             buffer_records_max: *records_max as u64,
             buffer_bytes_max: *bytes_max as u64,
-            broker_errors: counters.errors.load(Relaxed),
+            ..counters.stats()
         }
     }
 }
@@ -198,12 +229,13 @@ impl Publisher for KafkaPublisher {
 impl KafkaPublisher {
     fn send(&self, way: Way, held: Held) {
         if let Err((delivery, error)) = self.try_send(way, held) {
-            self.shared.done(delivery, Err(error));
+            self.shared.done(*delivery, Err(error));
         }
     }
 
     fn try_send(&self, way: Way, held: Held) -> Result<(), (Box<Delivery>, PublishError)> {
-        produce(if way == Way::Plain { &self.plain } else { &self.packed }, held)
+        let producers = self.producers.read().unwrap_or_else(PoisonError::into_inner);
+        produce(if way == Way::Plain { &producers.plain } else { &producers.packed }, held)
     }
 }
 
@@ -225,6 +257,7 @@ fn produce(producer: &ThreadedProducer<Context>, held: Held) -> Result<(), (Box<
         base = base.headers(headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), with));
     }
     producer.send(base).map_err(|(error, record)| {
+        producer.client().context().judge(&error);
         let error = client::publish_error(&error, &topic, record.delivery_opaque.bytes);
         (record.delivery_opaque, error)
     })
@@ -248,7 +281,7 @@ impl Shared {
     }
 
     /// A record's outcome is known. Its lane was left before.
-    fn done(&self, delivery: Box<Delivery>, outcome: Result<Placed, PublishError>) {
+    fn done(&self, delivery: Delivery, outcome: Result<Placed, PublishError>) {
         if outcome.is_ok() {
             self.counters.acked.fetch_add(1, Relaxed);
             self.counters.bytes_acked.fetch_add(delivery.bytes as u64, Relaxed);
@@ -268,7 +301,12 @@ impl Shared {
         {
             let mut lane = self.lanes.lock(id);
             let mut released = lane.leave();
-            let packed = self.packed.get().and_then(Weak::upgrade);
+            if released.is_empty() {
+                // Only the plain producer's thread comes past here. The other one must not own its own producer even for a
+                // moment: the last owner waits for that thread to end.
+                return;
+            }
+            let packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
             while let Some(held) = released.pop_front() {
                 let sent = match &packed {
                     Some(packed) => produce(packed, held),
@@ -282,7 +320,7 @@ impl Shared {
             }
         }
         for (delivery, error) in failed {
-            self.done(delivery, Err(error));
+            self.done(*delivery, Err(error));
         }
     }
 }
@@ -297,31 +335,19 @@ impl ProducerContext for Context {
         let outcome = match result {
             Ok(message) => {
                 if self.way == Way::Packed {
-                    self.shared.counters.compressed_records.fetch_add(1, Relaxed);
+                    let counters = &self.shared.counters;
+                    counters.compressed_records.fetch_add(1, Relaxed);
+                    counters.compressed_bytes_before.fetch_add(delivery.bytes as u64, Relaxed);
                 }
                 Ok(Placed { partition: message.partition(), offset: message.offset() })
             }
-            Err((error, message)) => Err(client::publish_error(error, message.topic(), delivery.bytes)),
+            Err((error, message)) => {
+                self.judge(error);
+                Err(client::publish_error(error, message.topic(), delivery.bytes))
+            }
         };
-        self.shared.done(delivery, outcome);
+        self.shared.done(*delivery, outcome);
     }
-}
-
-/// Of librdkafka's many figures those that only it knows.
-#[derive(Deserialize)]
-struct Statistics {
-    #[serde(default)]
-    txmsg_bytes: u64,
-    #[serde(default)]
-    tx_bytes: u64,
-    #[serde(default)]
-    brokers: HashMap<String, BrokerStatistics>,
-}
-
-#[derive(Deserialize)]
-struct BrokerStatistics {
-    #[serde(default)]
-    txretries: u64,
 }
 
 impl ClientContext for Context {
@@ -330,18 +356,21 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        self.judge(&error);
         self.shared.counters.errors.fetch_add(1, Relaxed);
         tracing::debug!(target: "kafka", %error, reason, "producer");
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
         let Ok(figures) = serde_json::from_slice::<Statistics>(statistics) else { return };
+        // Another producer begins at 0 again, and what was counted stays counted.
+        let more = |known: &AtomicU64, now: u64| now.saturating_sub(known.swap(now, Relaxed));
         let counters = &self.shared.counters;
         let retries = figures.brokers.values().map(|broker| broker.txretries).sum();
-        counters.retries[self.way as usize].store(retries, Relaxed);
-        if self.way == Way::Packed && figures.txmsg_bytes > 0 {
-            counters.compressed_bytes_before.store(figures.txmsg_bytes, Relaxed);
-            counters.compressed_bytes_after.store(figures.tx_bytes, Relaxed);
+        counters.retries.fetch_add(more(&self.retries, retries), Relaxed);
+        let sent = more(&self.sent_bytes, figures.tx_bytes);
+        if self.way == Way::Packed {
+            counters.compressed_bytes_after.fetch_add(sent, Relaxed);
         }
     }
 }

@@ -20,6 +20,9 @@ use crate::port::{BusError, PartitionReader, Record, Start, Watermarks};
 use crate::settings::Settings;
 use crate::stats::ConsumerCounters;
 
+/// For one question about a topic.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The consumer that all partition readers of a process share.
 pub struct Readers {
     consumer: Arc<Consumer>,
@@ -68,7 +71,7 @@ impl Readers {
         }
         let unknown = || BusError::UnknownTopic(format!("{topic}/{partition}"));
         let queue = self.consumer.split_partition_queue(&topic, partition).ok_or_else(unknown)?;
-        let reader = KafkaReader { readers: self.clone(), topic, partition, queue, pending: None };
+        let reader = KafkaReader { readers: self.clone(), topic, partition, queue, pending: None, known: false };
         reader.assign(from)?;
         open.insert((reader.topic.clone(), partition));
         self.consumer.context().counters.readers.fetch_add(1, Relaxed);
@@ -89,6 +92,8 @@ pub struct KafkaReader {
     queue: StreamPartitionQueue<Context>,
     /// Comes after the records that were read before it.
     pending: Option<BusError>,
+    /// The topic is there and may be seen. A topic that is not gives no partition that could say so.
+    known: bool,
 }
 
 fn offset(from: Start) -> Offset {
@@ -160,7 +165,27 @@ impl KafkaReader {
             }
             self.pending = Some(error);
         }
+        if records.is_empty() && !self.known {
+            self.look().await?;
+        }
+        self.known |= !records.is_empty();
         Ok(records)
+    }
+
+    /// Whether there is such a topic for us.
+    async fn look(&mut self) -> Result<(), BusError> {
+        let (consumer, topic) = (self.readers.consumer.clone(), self.topic.clone());
+        let looked = blocking(move || {
+            // Without a broker there is no answer, and it is asked again when the next read comes to nothing.
+            let Ok(metadata) = consumer.fetch_metadata(Some(&topic), LOOK_TIMEOUT) else { return Ok(false) };
+            match metadata.topics().first().and_then(|topic| topic.error()).map(Code::from) {
+                None => Ok(true),
+                Some(Code::LeaderNotAvailable) => Ok(false),
+                Some(code) => Err(client::code_error(code, &topic)),
+            }
+        });
+        self.known = looked.await?;
+        Ok(())
     }
 }
 

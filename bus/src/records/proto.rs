@@ -227,7 +227,7 @@ impl From<Task> for v1::BusTask {
         v1::BusTask {
             task_id: task.task_id,
             payload: Some(match task.payload {
-                TaskPayload::PersistMessage(message) => Payload::PersistMessage(message.into()),
+                TaskPayload::PersistMessage(message) => Payload::PersistMessage((*message).into()),
                 TaskPayload::OfflinePush(push) => Payload::OfflinePush(v1::BusOfflinePush {
                     user_id: push.user_id,
                     message_id: push.message_id,
@@ -259,7 +259,7 @@ impl TryFrom<v1::BusTask> for Task {
         use v1::bus_task::Payload;
         let payload = match task.payload {
             None => return Err(Undecodable::Protobuf("a task without a known payload".to_owned())),
-            Some(Payload::PersistMessage(message)) => TaskPayload::PersistMessage(message.try_into()?),
+            Some(Payload::PersistMessage(message)) => TaskPayload::PersistMessage(Box::new(message.try_into()?)),
             Some(Payload::OfflinePush(push)) => TaskPayload::OfflinePush(OfflinePush {
                 user_id: push.user_id,
                 message_id: push.message_id,

@@ -22,7 +22,7 @@ pub struct Task {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskPayload {
     /// From outside producers; the sequencer stores its own messages itself.
-    PersistMessage(Upstream),
+    PersistMessage(Box<Upstream>),
     OfflinePush(OfflinePush),
     GroupFanout(GroupFanout),
 }
@@ -122,7 +122,7 @@ impl Task {
         Ok(Task {
             task_id: read.task_id,
             payload: match &*read.task_type {
-                "persist_message" => TaskPayload::PersistMessage(super::from_json(payload)?),
+                "persist_message" => TaskPayload::PersistMessage(Box::new(super::from_json(payload)?)),
                 "offline_push" => TaskPayload::OfflinePush(super::from_json(payload)?),
                 "group_fanout" => TaskPayload::GroupFanout(super::from_json(payload)?),
                 other => return Err(Undecodable::Json(format!("unknown task_type {other:?}"))),

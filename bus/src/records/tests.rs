@@ -77,7 +77,7 @@ fn payload() -> impl Strategy<Value = TaskPayload> {
         let [group_id, message_id, epoch] = texts.try_into().expect("three");
         TaskPayload::GroupFanout(GroupFanout { group_id, message_id, exclude_user_ids, batch_size, epoch, seq })
     });
-    prop_oneof![upstream().prop_map(TaskPayload::PersistMessage), push, fanout]
+    prop_oneof![upstream().prop_map(|record| TaskPayload::PersistMessage(Box::new(record))), push, fanout]
 }
 
 prop_compose! {

@@ -30,7 +30,7 @@ pub fn memory() -> Rig {
 
 pub fn kafka_settings() -> Settings {
     let brokers = servers::url(Server::Kafka).expect("a Kafka to test against");
-    Settings { brokers, ..Settings::default() }
+    quick(Settings { brokers, ..Settings::default() })
 }
 
 pub fn kafka() -> Rig {
@@ -142,4 +142,10 @@ pub async fn until(members: &mut [&mut Box<dyn GroupReader>], what: &str, so: im
             assert_eq!(records, [], "nothing is there to be read yet");
         }
     }
+}
+
+/// Members hear of a rebalance by their heartbeat, which tests need not wait for.
+pub fn quick(mut settings: Settings) -> Settings {
+    settings.consumer.heartbeat_ms = 300;
+    settings
 }

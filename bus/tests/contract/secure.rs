@@ -11,7 +11,7 @@ use tidegate_bus::port::{Bus, BusError, GroupOptions, PublishError, Start};
 use tidegate_bus::settings::{Mechanism, Security, Settings};
 use xtask::servers::{self, KafkaAccess, Server};
 
-use crate::rig::{DEADLINE, Rig, options, outgoing, read, take};
+use crate::rig::{DEADLINE, Rig, options, outgoing, quick, read, take};
 
 const PREFIX: &str = "secure";
 
@@ -52,7 +52,7 @@ fn settings(user: &str, mechanism: Mechanism) -> Settings {
         ca_file: Some(access.ca_file()),
         ..Security::default()
     };
-    Settings { brokers: access.brokers.clone(), security, ..Settings::default() }
+    quick(Settings { brokers: access.brokers.clone(), security, ..Settings::default() })
 }
 
 fn bus(user: &str, mechanism: Mechanism) -> Arc<dyn Bus> {

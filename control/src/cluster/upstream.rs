@@ -389,7 +389,17 @@ impl Source {
                 "messages were deleted from the upstream topic before they were sequenced"
             );
         }
-        let from = from.max(marks.low as u64);
+        let mut from = from.max(marks.low as u64);
+        if from > marks.high as u64 {
+            tracing::error!(
+                source,
+                from,
+                high = marks.high,
+                "the upstream topic was made anew: it is read from its beginning"
+            );
+            from = marks.low as u64;
+            self.subscribers.values_mut().for_each(|subscriber| subscriber.next = from);
+        }
         self.reader = Some(self.upstream.bus.open(&topic, source, Start::Offset(from as i64))?);
         self.position = from;
         Ok(())

@@ -344,3 +344,16 @@ async fn a_configured_link_token_is_asked_for() {
     assert_eq!(push.body["results"][0]["status"], "accepted");
     node.control.stop().await;
 }
+
+#[tokio::test]
+async fn in_development_a_users_place_is_the_attached_gateway() {
+    let node = Node::start().await;
+    node.control.set_client_port(4_321);
+    let _gateway = Gateway::attach(tcp(&node).await, 1).await;
+    let place = node.get("/api/v1/endpoint?uid=alice").await;
+    let expected = json!({
+        "uid": "alice", "gateway": "gw-1", "endpoint": "ws://127.0.0.1:4321/api/v1/ws", "ring_version": 0,
+    });
+    assert_eq!(place.body, expected, "{}", place.text);
+    node.control.stop().await;
+}

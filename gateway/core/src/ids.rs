@@ -6,6 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 /// Longest uid or gid, in bytes; both match `[A-Za-z0-9_.@-]{1,64}`.
 pub const NAME_BYTES_MAX: usize = 64;
 
@@ -211,28 +213,41 @@ impl Partitions {
         (0..self.0).map(PartitionId)
     }
 
-    /// Where the stream of this key is. Control works it out in the same way, so it may never change: FNV-1a, 64 bits, over
-    /// the key's bytes (Fowler, Noll, Vo), mixed by the finaliser of MurmurHash3 (Appleby), modulo the count.
+    /// Where the stream of this key is. Control works it out in the same way, so it may never change: as Kafka's clients
+    /// choose a partition by key (MurmurHash2, Appleby, with Kafka's seed and without the sign), modulo the count.
     pub fn of(self, key: &str) -> PartitionId {
-        self.of_bytes(key.bytes())
+        if self.0 == 1 {
+            return PartitionId(0);
+        }
+        PartitionId((murmur2(key.as_bytes()) & 0x7fff_ffff) % self.0)
     }
 
     /// Where the user's inbox is.
     pub fn of_inbox(self, uid: &str) -> PartitionId {
-        self.of_bytes("u:".bytes().chain(uid.bytes()))
+        let mut key: SmallVec<[u8; 72]> = SmallVec::from_slice(b"u:");
+        key.extend_from_slice(uid.as_bytes());
+        if self.0 == 1 { PartitionId(0) } else { PartitionId((murmur2(&key) & 0x7fff_ffff) % self.0) }
     }
+}
 
-    fn of_bytes(self, key: impl Iterator<Item = u8>) -> PartitionId {
-        if self.0 == 1 {
-            return PartitionId(0);
-        }
-        let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        let mut mixed = key.fold(0xcbf2_9ce4_8422_2325, fnv);
-        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-        mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-        mixed ^= mixed >> 33;
-        PartitionId((mixed % u64::from(self.0)) as u32)
+fn murmur2(key: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ key.len() as u32;
+    let mut words = key.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
     }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        for (at, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * at);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
 }
 
 /// A shard of this node.
@@ -282,7 +297,7 @@ impl Sub for Now {
 mod tests {
     use super::*;
 
-    /// Control has the same table. Another value would look for streams where they are not.
+    /// Control has the same definition. Another value would look for streams where they are not.
     #[test]
     fn the_partition_of_a_stream_never_changes() {
         let of = |key: &str, count| Partitions::new(count).expect("a valid count").of(key).0;
@@ -290,11 +305,11 @@ mod tests {
             .map(|key| (key, of(key, 20), of(key, 7), of(key, 1_024), of(key, 1)))
             .into();
         let pinned = [
-            ("u:alice", 10, 2, 706, 0),
-            ("g:_all", 7, 5, 735, 0),
-            ("g:42", 3, 1, 487, 0),
-            ("c:alice:bob", 19, 5, 999, 0),
-            ("", 2, 1, 294, 0),
+            ("u:alice", 19, 0, 915, 0),
+            ("g:_all", 7, 1, 395, 0),
+            ("g:42", 9, 3, 453, 0),
+            ("c:alice:bob", 9, 1, 65, 0),
+            ("", 1, 2, 217, 0),
         ];
         assert_eq!(all, pinned);
         assert_eq!(Partitions(1_024).of_inbox("alice").0, of("u:alice", 1_024));

@@ -317,6 +317,8 @@ mod tests {
         }
         assert!(counts.iter().all(|count| (850..1_150).contains(count)), "{counts:?}");
         // Known values of Kafka's Java client.
+        let of = |name: &str, count| PartitionId::of(&name.parse().expect("a stream"), count).0;
+        assert_eq!((of("u:alice", 20), of("g:_all", 7), of("c:alice:bob", 512)), (19, 1, 65));
         assert_eq!((murmur2(b"21") as i32, murmur2(b"foobar") as i32), (-973_932_308, -790_332_482));
     }
 

@@ -42,7 +42,7 @@ const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// What goes with every request.
 #[derive(Clone)]
-pub(crate) struct Headers {
+pub(super) struct Headers {
     token: Option<MetadataValue<Ascii>>,
 }
 
