@@ -40,7 +40,11 @@ impl JoinedGroups {
                 }
             }
             // It begins, changes its mode or ends: whoever is a member from here on is said so.
-            Record::Group(change) => groups.values_mut().for_each(|of_user| drop(of_user.remove(&change.gid))),
+            Record::Group(change) => {
+                for of_user in groups.values_mut() {
+                    of_user.remove(&change.gid);
+                }
+            }
             Record::Joined(_) | Record::Mark(_) | Record::Read(_) => {}
         }
     }
