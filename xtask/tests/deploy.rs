@@ -87,7 +87,7 @@ fn alerts_and_dashboards_ask_for_metrics_that_there_are() {
 #[test]
 fn a_metric_that_nobody_has_is_noticed() {
     assert!(exists("tidegate_gateway_connections") && exists("tidegate_control_commit_seconds_bucket"));
-    assert!(!exists("tidegate_gateway_nonsense_total"));
+    assert!(!exists("tidegate_gateway_no_such_thing_total"));
     assert_eq!(
         metrics("sum(rate(tidegate_a_total{x=\"y\"}[5m])) / tidegate_b"),
         metrics("tidegate_a_total,tidegate_b")
