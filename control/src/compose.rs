@@ -1,10 +1,12 @@
 //! The one place that names concrete adapters.
 
+mod records;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_control_core::domain::PartitionId;
+use tidegate_control_core::domain::{Lsn, PartitionId};
 use tidegate_control_core::partition::{Partition, PartitionConfig};
 use tidegate_control_core::ports::{StoreError, StoreReader};
 use tidegate_registry::Registry;
@@ -12,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::adapters::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
 use crate::adapters::postgres::{self, Postgres, PostgresOptions};
+use crate::api::Records;
 use crate::api::auth::ServiceTokens;
 use crate::cluster::seats::{Hosted, Seats};
 use crate::cluster::{Beginning, Cluster, ClusterError};
@@ -19,6 +22,7 @@ use crate::config::{Config, StoreConfig};
 use crate::dispatch::Dispatch;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
+use crate::records::{Feed, Feeding, follow};
 use crate::runtime::{self, Hooks, OnFatal, Running};
 
 /// The one partition of an embedded store.
@@ -30,7 +34,7 @@ const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 pub enum ComposeError {
     #[error("the store cannot be opened")]
     Open(#[from] OpenError),
-    #[error("PostgreSQL cannot be used: {0}")]
+    #[error("PostgreSQL cannot be used")]
     Postgres(#[from] postgres::OpenError),
     #[error("{file} cannot be read")]
     File {
@@ -40,7 +44,9 @@ pub enum ComposeError {
     },
     #[error("store.url: {0}")]
     Url(String),
-    #[error("the cluster cannot be joined: {0}")]
+    #[error("records: {0}")]
+    Records(String),
+    #[error("the cluster cannot be joined")]
     Cluster(#[from] ClusterError),
     #[error("the partition cannot start")]
     Partition(#[from] StoreError),
@@ -51,6 +57,8 @@ pub enum ComposeError {
 }
 
 pub(crate) struct Composed {
+    pub records: Option<Records>,
+    pub feeding: Option<Feeding>,
     pub dispatch: Dispatch,
     pub seats: Arc<Seats>,
     pub reader: Arc<dyn StoreReader>,
@@ -78,12 +86,25 @@ pub(crate) async fn compose(
     surroundings: Surroundings,
     on_fatal: OnFatal,
 ) -> Result<Composed, ComposeError> {
-    if config.cluster.is_some() {
-        return compose_cluster(config, surroundings).await;
-    }
-    let (config, metrics) = (config.clone(), surroundings.metrics);
-    let opened = tokio::task::spawn_blocking(move || compose_embedded(&config, metrics, on_fatal));
-    opened.await.map_err(|_| ComposeError::Cancelled)?
+    let kept = match &config.records {
+        Some(settings) => records::records(settings, &surroundings.metrics)?,
+        None => None,
+    };
+    let (records, feeding) = kept.map_or((None, None), |(records, feeding)| (Some(records), Some(feeding)));
+    let mut composed = if config.cluster.is_some() {
+        compose_cluster(config, surroundings, records.clone()).await?
+    } else {
+        let (config, metrics) = (config.clone(), surroundings.metrics);
+        let opened = tokio::task::spawn_blocking(move || compose_embedded(&config, metrics, on_fatal));
+        let composed = opened.await.map_err(|_| ComposeError::Cancelled)??;
+        if let Some(records) = &records {
+            // Its end is the feed's.
+            drop(follow(Arc::clone(&composed.reader), records.feed.clone(), Lsn(0)));
+        }
+        composed
+    };
+    (composed.records, composed.feeding) = (records, feeding);
+    Ok(composed)
 }
 
 /// Opens the store and gives the partition its thread. Blocks; after a crash it may take a while.
@@ -105,11 +126,16 @@ fn compose_embedded(config: &Config, metrics: Arc<Metrics>, on_fatal: OnFatal) -
     let started = runtime::spawn(partition, hooks)?;
     let hosted = Hosted { sequencer: started.sequencer.clone(), origin };
     let (seats, dispatch) = (Arc::new(Seats::single(hosted)), Dispatch::one(started.sequencer));
-    Ok(Composed { dispatch, seats, reader, form: Form::Embedded(started.running) })
+    let form = Form::Embedded(started.running);
+    Ok(Composed { records: None, feeding: None, dispatch, seats, reader, form })
 }
 
 /// Waits for servers that are away, so that nodes and servers may be started in any order.
-async fn compose_cluster(config: &Config, surroundings: Surroundings) -> Result<Composed, ComposeError> {
+async fn compose_cluster(
+    config: &Config,
+    surroundings: Surroundings,
+    records: Option<Records>,
+) -> Result<Composed, ComposeError> {
     let (Some(cluster), Some(registry), Some(bus), Some(store)) =
         (&config.cluster, &config.registry, &config.bus, &config.store)
     else {
@@ -119,17 +145,19 @@ async fn compose_cluster(config: &Config, surroundings: Surroundings) -> Result<
     let registry = Registry::connect(registry).map_err(ClusterError::from)?;
     let mut stopping = surroundings.stopping.clone();
     loop {
-        let begun = begin(config, &surroundings, &options, &registry, bus).await;
+        let feed = records.as_ref().map(|records| records.feed.clone());
+        let begun = begin(config, &surroundings, &options, (&registry, bus), feed).await;
         let error = match begun {
             Ok(cluster) => {
                 let dispatch = Dispatch::many(Arc::clone(&cluster.spread), Arc::clone(&cluster.state));
                 let (seats, reader) = (Arc::clone(&cluster.seats), Arc::clone(&cluster.reader));
-                return Ok(Composed { dispatch, seats, reader, form: Form::Cluster(Box::new(cluster)) });
+                let form = Form::Cluster(Box::new(cluster));
+                return Ok(Composed { records: None, feeding: None, dispatch, seats, reader, form });
             }
             Err(error) if is_passing(&error) => error,
             Err(error) => return Err(error),
         };
-        tracing::warn!(%error, "cannot begin yet");
+        tracing::warn!(why = chain(&error), "cannot begin yet");
         tokio::select! {
             () = tokio::time::sleep(BEGIN_AGAIN) => {}
             _ = stopping.wait_for(|stopping| *stopping) => return Err(ComposeError::Cancelled),
@@ -141,8 +169,8 @@ async fn begin(
     config: &Config,
     surroundings: &Surroundings,
     options: &PostgresOptions,
-    registry: &Registry,
-    bus: &tidegate_bus::settings::Settings,
+    (registry, bus): (&Registry, &tidegate_bus::settings::Settings),
+    feed: Option<Feed>,
 ) -> Result<Cluster, ComposeError> {
     let options = options.clone();
     let connected = tokio::task::spawn_blocking(move || Postgres::connect(options)).await;
@@ -153,6 +181,7 @@ async fn begin(
         registry: registry.clone(),
         bus: bus.clone(),
         postgres,
+        feed,
         auto_groups: config.auto_groups,
         grpc: surroundings.grpc,
         http: surroundings.http,
@@ -163,6 +192,12 @@ async fn begin(
         stopping: surroundings.stopping.clone(),
     };
     Ok(Cluster::begin(beginning).await?)
+}
+
+/// An error with all its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))
 }
 
 /// A server that is away may come; a wrong answer stays wrong.

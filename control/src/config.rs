@@ -54,6 +54,8 @@ pub struct Config {
     pub registry: Option<tidegate_registry::Settings>,
     pub bus: Option<tidegate_bus::settings::Settings>,
     pub store: Option<StoreConfig>,
+    /// Where what was pushed can be searched; absent: nowhere.
+    pub records: Option<crate::records::Settings>,
 }
 
 impl Default for Config {
@@ -75,6 +77,7 @@ impl Default for Config {
             registry: None,
             bus: None,
             store: None,
+            records: None,
         }
     }
 }
@@ -96,6 +99,9 @@ impl Config {
             }
         }
         let cluster = self.cluster.iter().flat_map(ClusterConfig::problems);
+        for (key, text) in self.records.iter().flat_map(crate::records::Settings::problems) {
+            say(&format!("records.{key}"), text);
+        }
         for (key, text) in cluster.chain(self.store.iter().flat_map(StoreConfig::problems)) {
             say(key, text);
         }

@@ -15,13 +15,14 @@ pub mod checks;
 pub mod cluster;
 mod compose;
 pub mod config;
-mod dispatch;
+pub mod dispatch;
 pub mod endpoints;
 pub mod link;
 mod message;
 pub mod metrics;
 pub mod operations;
 pub mod presence;
+pub mod records;
 pub mod runtime;
 mod server;
 

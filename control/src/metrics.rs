@@ -16,6 +16,8 @@ use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionStats;
 use tidegate_control_core::partition::stats::CODES;
 
+use crate::records::FeedMetrics;
+
 /// Every metric of the process. Histograms are observed once a batch; the partition's own counters are taken over with every
 /// tick of its loop.
 pub struct Metrics {
@@ -31,6 +33,8 @@ pub struct Metrics {
     pub links: Gauge,
     /// Attachments ended by us because of what they sent or how far behind they were.
     pub links_refused: Counter,
+    /// Of the feeder of push records.
+    pub records: FeedMetrics,
     interest: Gauge,
     queue_depth: Gauge,
     connections: Gauge,
@@ -117,6 +121,7 @@ impl Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 14)),
             links: Gauge::default(),
             links_refused: Counter::default(),
+            records: FeedMetrics::default(),
             interest: Gauge::default(),
             queue_depth: Gauge::default(),
             connections: Gauge::default(),
@@ -129,6 +134,7 @@ impl Metrics {
 
     fn registered(mut self) -> Metrics {
         let (r, p) = (&mut self.registry, &self.partition);
+        self.records.register(r);
         r.register("pushes", "Durable messages that got a place", p.pushes.clone());
         r.register("ephemerals", "Ephemeral messages routed", p.ephemerals.clone());
         r.register("dedup_hits", "Messages that had been stored before under the same key", p.dedup_hits.clone());

@@ -34,6 +34,7 @@ use crate::config::{Config, KeyConfig, Problem};
 use crate::link::{LinkService, Links};
 use crate::metrics::Metrics;
 use crate::presence::Presence;
+use crate::records::Feeding;
 use crate::runtime::OnFatal;
 
 /// In-process gateways that may be waiting to be attached.
@@ -64,6 +65,7 @@ pub struct Control {
     stopping: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     form: Form,
+    feeding: Option<Feeding>,
 }
 
 /// Where it listens, with the ports that the system chose.
@@ -150,19 +152,20 @@ impl Control {
         (addrs, stopping): (Addrs, watch::Sender<bool>),
     ) -> Result<Control, StartError> {
         let stop = stopping.subscribe();
-        let Composed { dispatch, seats, reader, form } = composed;
-        let node = match &form {
-            Form::Embedded(_) => None,
-            Form::Cluster(cluster) => Some(cluster.node.clone()),
+        let Composed { records, feeding, dispatch, seats, reader, form } = composed;
+        let (node, endpoints) = match &form {
+            Form::Embedded(_) => (None, None),
+            Form::Cluster(cluster) => (Some(cluster.node.clone()), Some(Arc::clone(&cluster.endpoints))),
         };
         let api = Arc::new(Api {
             dispatch: dispatch.clone(),
             reader,
             presence: Arc::clone(&presence),
-            endpoints: None,
+            endpoints,
             metrics: Arc::clone(&metrics),
             access: Arc::clone(&access),
             limits: config.limits.clone(),
+            records,
             stopping: stop.clone(),
         });
         let links = Arc::new(Links::new(seats, dispatch, presence, metrics, stop.clone()));
@@ -178,7 +181,7 @@ impl Control {
             serve_pipes(accepted, LinkService::new(links, None), stop),
         ];
         tracing::info!(http = %addrs.http, grpc = %addrs.grpc, "control is serving");
-        Ok(Control { addrs, access, acceptor, stopping, servers, form })
+        Ok(Control { addrs, access, acceptor, stopping, servers, form, feeding })
     }
 
     pub fn addrs(&self) -> &Addrs {
@@ -204,6 +207,9 @@ impl Control {
                 tracing::warn!("calls were cut off after {STOP_TIMEOUT:?}");
                 server.abort();
             }
+        }
+        if let Some(feeding) = self.feeding {
+            feeding.stop(STOP_TIMEOUT).await;
         }
         match self.form {
             Form::Embedded(running) => {

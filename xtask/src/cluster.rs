@@ -198,10 +198,10 @@ impl Home {
     }
 
     pub fn up(&self, shape: &Shape, fresh: bool, binary: &Path) -> anyhow::Result<Cluster> {
-        if let Ok(before) = self.load() {
-            if before.is_alive() {
-                bail!("a cluster runs here already: `cargo xtask cluster down` first, or `restart` one of its nodes");
-            }
+        if let Ok(before) = self.load()
+            && before.is_alive()
+        {
+            bail!("a cluster runs here already: `cargo xtask cluster down` first, or `restart` one of its nodes");
         }
         let folder = &self.folder;
         fs::create_dir_all(folder.join("data")).with_context(|| format!("cannot make {}", folder.display()))?;

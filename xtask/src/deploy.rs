@@ -26,6 +26,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const VARIABLES: [(&str, &str); 4] =
     [("$__rate_interval", "5m"), ("$__range", "1h"), ("$gateway", ".*"), ("$control", ".*")];
 
+type Check = fn(&Lint) -> anyhow::Result<()>;
+
 struct Lint {
     home: Home,
     folder: PathBuf,
@@ -40,7 +42,7 @@ pub fn run() -> anyhow::Result<()> {
         linters: linters()?,
         scratch: tempfile::tempdir()?,
     };
-    let checks: [(&str, fn(&Lint) -> anyhow::Result<()>); 7] = [
+    let checks: [(&str, Check); 7] = [
         ("YAML", Lint::yaml),
         ("compose", Lint::compose),
         ("Kubernetes", Lint::kubernetes),

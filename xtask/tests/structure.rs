@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "tidegate-gateway-threads",
             "tidegate-gateway-tls",
             "tidegate-proto",
+            "tidegate-registry",
             "tidegate-ring",
         ],
     ),

@@ -27,7 +27,11 @@ pub mod grpc;
 mod json;
 mod pages;
 pub mod push;
+mod records;
+mod search;
 mod streams;
+
+pub use records::Records;
 
 /// What every handler may use.
 pub struct Api {
@@ -39,6 +43,8 @@ pub struct Api {
     pub metrics: Arc<Metrics>,
     pub access: Arc<Access>,
     pub limits: LimitsConfig,
+    /// `None`: none are kept, and nothing can be searched.
+    pub records: Option<Records>,
     /// Becomes true when control stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -69,6 +75,8 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/push", post(push::rest::push))
         .route("/api/v1/streams/{stream}/messages", get(streams::messages))
         .route("/api/v1/streams/{stream}/read", post(streams::read))
+        .route("/api/v1/records", get(records::list))
+        .route("/api/v1/search", get(search::search))
         .route("/api/v1/groups", post(groups::create).get(groups::list))
         .route("/api/v1/groups/{gid}", delete(groups::dismiss))
         .route("/api/v1/groups/{gid}/members", get(groups::members).post(groups::add))
@@ -99,7 +107,5 @@ const PLANNED: &[&str] = &[
     "/api/v1/logout",
     "/api/v1/refresh",
     "/api/v1/unread",
-    "/api/v1/search",
     "/api/v1/conversations",
-    "/api/v1/records",
 ];

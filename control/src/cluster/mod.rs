@@ -17,6 +17,7 @@ pub(crate) mod ingress;
 pub(crate) mod node;
 mod opening;
 mod ownership;
+mod ring;
 pub(crate) mod seats;
 mod spread;
 mod upstream;
@@ -39,14 +40,17 @@ use tonic::metadata::{Ascii, MetadataValue};
 use crate::adapters::postgres::{OpenError, Postgres, SpreadReader};
 use crate::api::auth::ServiceTokens;
 use crate::config::ClusterConfig;
+use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
+use crate::records::Feed;
 
 use ids::Ids;
 use ingress::{Ingress, Results};
 use node::{NodeService, Peers};
 use opening::Opener;
 use ownership::Ownership;
+use ring::RingKeeper;
 use seats::Seats;
 pub(crate) use spread::Spread;
 pub(crate) use upstream::Lag;
@@ -56,15 +60,15 @@ const SWEEP: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
-    #[error("the registry: {0}")]
+    #[error("the registry refuses or does not answer")]
     Registry(#[from] RegistryError),
-    #[error("the bus: {0}")]
+    #[error("the bus refuses or does not answer")]
     Bus(#[from] BusError),
-    #[error("the store: {0}")]
+    #[error("the store cannot be used")]
     Store(#[from] OpenError),
     #[error("{0}")]
     Refused(String),
-    #[error("no randomness: {0}")]
+    #[error("no randomness")]
     System(#[from] std::io::Error),
     #[error("the node is stopping")]
     Stopping,
@@ -76,6 +80,8 @@ pub(crate) struct Beginning {
     pub registry: Registry,
     pub bus: tidegate_bus::settings::Settings,
     pub postgres: Postgres,
+    /// Where messages are told to that are to be found by their words.
+    pub feed: Option<Feed>,
     pub auto_groups: bool,
     pub grpc: SocketAddr,
     pub http: SocketAddr,
@@ -93,6 +99,7 @@ pub(crate) struct Cluster {
     pub reader: Arc<SpreadReader>,
     pub node: NodeService,
     pub state: Arc<ClusterState>,
+    pub endpoints: Arc<Endpoints>,
     ownership: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -188,9 +195,23 @@ impl Cluster {
             roles: config.roles.clone(),
         };
         let core = PartitionConfig { partitions, auto_groups: beginning.auto_groups, ..PartitionConfig::default() };
-        let opener =
-            Opener { postgres: postgres.clone(), config: core, spread: Arc::clone(&spread), upstream, metrics };
+        let opener = Opener {
+            postgres: postgres.clone(),
+            config: core,
+            spread: Arc::clone(&spread),
+            upstream,
+            metrics,
+            feed: beginning.feed,
+        };
         let ttl = Duration::from_millis(config.lease_ttl_ms.into());
+        let endpoints = Arc::new(Endpoints::default());
+        let keeper = RingKeeper {
+            registry: registry.clone(),
+            names: names.clone(),
+            cluster: config.name.clone(),
+            node: config.node.clone(),
+            endpoints: Arc::clone(&endpoints),
+        };
         let tasks = vec![
             tokio::spawn(growth::follow(
                 registry.clone(),
@@ -201,6 +222,7 @@ impl Cluster {
             )),
             tokio::spawn(Arc::clone(&ids).keep(registry.clone(), names.clone(), config.node.clone(), ttl)),
             tokio::spawn(sweep(Arc::clone(&results))),
+            tokio::spawn(keeper.run()),
         ];
         let ownership = Ownership {
             registry,
@@ -217,7 +239,7 @@ impl Cluster {
         let node =
             NodeService { seats: Arc::clone(&seats), results, tokens: beginning.tokens, stopping: beginning.stopping };
         let reader = Arc::new(SpreadReader::new(&postgres));
-        Ok(Cluster { seats, spread, reader, node, state, ownership: ownership.spawn(), tasks })
+        Ok(Cluster { seats, spread, reader, node, state, endpoints, ownership: ownership.spawn(), tasks })
     }
 
     /// Once `stopping` was said: waits until all partitions are let go.

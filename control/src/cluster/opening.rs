@@ -14,6 +14,7 @@ use super::upstream::Upstream;
 use crate::adapters::postgres::{OpenError, Postgres};
 use crate::compose::seed;
 use crate::metrics::Metrics;
+use crate::records::{Feed, follow};
 use crate::runtime::{self, Hooks, OnFatal, Running};
 
 pub(crate) struct Opener {
@@ -22,6 +23,7 @@ pub(crate) struct Opener {
     pub spread: Arc<Spread>,
     pub upstream: Arc<Upstream>,
     pub metrics: Arc<Metrics>,
+    pub feed: Option<Feed>,
 }
 
 /// A partition that runs here.
@@ -30,6 +32,7 @@ pub(crate) struct OpenPartition {
     running: Running,
     feed: JoinHandle<()>,
     carrier: JoinHandle<()>,
+    indexed: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,17 +65,19 @@ impl Opener {
             runtime::spawn(sequencer, Hooks { partition, metrics, on_fatal: on_end, errands: Some(errands) })?;
         let hosted = Hosted { sequencer: started.sequencer, origin };
         self.spread.seats.set(partition, Seat::Ours(hosted.clone()));
+        let routed = progress.routed.unwrap_or(Lsn(0));
+        let indexed = self.feed.clone().map(|index| follow(reader.clone(), index, routed));
         let feed = self.upstream.feed(hosted.clone(), progress.consumed);
         let carrier = Carrier {
             spread: Arc::clone(&self.spread),
             hosted: hosted.clone(),
             reader,
-            routed: progress.routed.unwrap_or(Lsn(0)),
+            routed,
             errands: owed,
             overflowed,
             partitions,
         };
-        Ok(OpenPartition { hosted, running: started.running, feed, carrier: carrier.spawn() })
+        Ok(OpenPartition { hosted, running: started.running, feed, carrier: carrier.spawn(), indexed })
     }
 }
 
@@ -80,6 +85,7 @@ impl OpenPartition {
     /// `gracefully`: what was taken in is finished first. Otherwise the thread ends where it stands.
     pub async fn close(self, gracefully: bool) {
         self.feed.abort();
+        self.indexed.iter().for_each(JoinHandle::abort);
         let running = self.running;
         if gracefully {
             if tokio::task::spawn_blocking(move || running.stop()).await.is_err() {

@@ -25,6 +25,9 @@ const TICK: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(300);
 /// Partitions that are let go for others in one turn: each pauses for a moment.
 const RELEASES_MAX: usize = 4;
+/// A node that has just met the registry waits so long before it takes anything, so that those who come with it have met it
+/// too, and shares are right.
+const CALM: Duration = Duration::from_millis(700);
 /// A partition that could not be opened is not tried again before this.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 
@@ -54,6 +57,8 @@ struct Work {
     ended: mpsc::UnboundedReceiver<(PartitionId, bool)>,
     ended_sender: mpsc::UnboundedSender<(PartitionId, bool)>,
     not_before: HashMap<PartitionId, tokio::time::Instant>,
+    /// Until then nothing is taken that was not ours.
+    calm_until: tokio::time::Instant,
 }
 
 impl Ownership {
@@ -61,8 +66,17 @@ impl Ownership {
         let controls = self.registry.watch(&self.names.control_prefix()).into_table();
         let owners = self.registry.watch(&self.names.owner_prefix()).into_table();
         let (ended_sender, ended) = mpsc::unbounded_channel();
-        let (held, not_before) = (BTreeMap::new(), HashMap::new());
-        let work = Work { own: self, session: None, controls, owners, held, ended, ended_sender, not_before };
+        let work = Work {
+            own: self,
+            session: None,
+            controls,
+            owners,
+            held: BTreeMap::new(),
+            ended,
+            ended_sender,
+            not_before: HashMap::new(),
+            calm_until: tokio::time::Instant::now(),
+        };
         tokio::spawn(work.run())
     }
 }
@@ -100,7 +114,9 @@ impl Work {
     /// A new session claims again what is owned; what somebody else has by now is closed.
     async fn begin_session(&mut self) -> Result<(), RegistryError> {
         self.session = None;
-        self.own.registered.send_replace(false);
+        // A registry that was away may have forgotten everybody: whoever owned something is about to claim it again.
+        let calm = if self.held.is_empty() { CALM } else { 2 * self.own.ttl };
+        self.calm_until = tokio::time::Instant::now() + calm;
         let session = self.own.registry.session(self.own.ttl).await?;
         let value = serde_json::to_string(&self.own.me).unwrap_or_default();
         session.hold(&self.own.names.control(&self.own.me.node)?, &value).await?;
@@ -158,6 +174,9 @@ impl Work {
         let logic = self.logic_nodes();
         let share = share(&logic, &self.own.me.node, self.own.seats.count());
         let ours = self.held.len() as u32;
+        if tokio::time::Instant::now() < self.calm_until {
+            return Ok(());
+        }
         if ours < share {
             let free: Vec<PartitionId> = self.free(&owners);
             // Nodes begin at different places, so that they seldom want the same.

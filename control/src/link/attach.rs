@@ -24,6 +24,8 @@ const REFUSALS_MAX: usize = 1_024;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client's message may take to its seq; then the client is told that the outcome is unknown.
 const SEND_PATIENCE: Duration = Duration::from_secs(10);
+/// Said to a gateway whose partition another node is to have.
+const GOES_ELSEWHERE: &str = "the partition goes to another node";
 /// Longest gateway name.
 const NAME_BYTES_MAX: usize = 128;
 
@@ -73,6 +75,9 @@ pub(super) async fn run(
     links.forget_later(name, number);
     match &end {
         Ok(()) => tracing::info!(gateway = %hello.gateway, "a gateway went"),
+        Err(status) if status.message() == GOES_ELSEWHERE => {
+            tracing::info!(gateway = %hello.gateway, partition = partition.0, "a gateway's partition goes to another node");
+        }
         Err(status) => tracing::warn!(gateway = %hello.gateway, why = status.message(), "a gateway's link ended"),
     }
     end
@@ -183,7 +188,7 @@ async fn write(
     message.send(down).await?;
     loop {
         let mut batch = tokio::select! {
-            batch = inbox.next() => Some(batch.ok_or_else(behind)?),
+            batch = inbox.next() => Some(batch.ok_or_else(|| let_go(links, origin))?),
             Some(item) = refused.recv() => {
                 message.push(item, DOWN_BYTES_TARGET);
                 None
@@ -199,8 +204,12 @@ async fn write(
     }
 }
 
-fn behind() -> Status {
-    Status::resource_exhausted("the link is too far behind, or the partition has gone elsewhere")
+/// The partition has dropped its end of the attachment.
+fn let_go(links: &Links, origin: Origin) -> Status {
+    match links.seats.hosted(origin.partition) {
+        Some(hosted) if hosted.origin == origin => Status::resource_exhausted("the link is too far behind"),
+        _ => Status::unavailable(GOES_ELSEWHERE),
+    }
 }
 
 /// A message down in the making.

@@ -74,6 +74,8 @@ fn start(script: &Arc<Script>) -> (Started, mpsc::Receiver<String>) {
 
 fn command(content_bytes: usize) -> Command {
     Command::Push(Box::new(Push {
+        id: None,
+        ack_durable: false,
         to: "u:a".parse().expect("stream"),
         sender: None,
         from: Box::default(),

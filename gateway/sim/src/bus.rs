@@ -83,6 +83,8 @@ fn command(uid: Option<control::Uid>, device: Box<str>, op: LinkOp) -> Command {
 
 fn push(sender: control::Uid, send: Send) -> Push {
     Push {
+        id: None,
+        ack_durable: false,
         to: stream_up(&send.to),
         sender: Some(sender),
         from: Box::default(),
@@ -178,7 +180,7 @@ fn opened(opened: &Opened) -> link::Opened {
 pub fn reply(corr: u64, result: Result<Reply, control::Refusal>) -> FromLink {
     let result = match result {
         Err(refusal) => Err(error(&refusal)),
-        Ok(Reply::Pushed { stream, epoch, seq, id, duplicate }) => Ok(LinkOk::Sent {
+        Ok(Reply::Pushed { stream, epoch, seq, id, duplicate, .. }) => Ok(LinkOk::Sent {
             stream: stream_down(&stream),
             epoch: epoch_down(epoch),
             seq: seq.map(|seq| Seq(seq.0)),
@@ -202,7 +204,7 @@ pub fn reply(corr: u64, result: Result<Reply, control::Refusal>) -> FromLink {
             };
             Ok(LinkOk::Heads(heads.into_iter().map(one).collect()))
         }
-        Ok(Reply::Group(_) | Reply::Done { .. }) => Ok(LinkOk::Done),
+        Ok(Reply::Group(_) | Reply::Done { .. } | Reply::Queued { .. }) => Ok(LinkOk::Done),
     };
     FromLink::Reply { corr, result }
 }

@@ -23,8 +23,8 @@ const SECRET: &str = "S3CRETTOKEN";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn check(home: &Home, source: &Path, scratch: &Path) -> anyhow::Result<()> {
-    // The module's package also brings nginx itself, unless it is installed.
     let nginx = install::program(home, "nginx", &["nginx", "libnginx-mod-stream"])?;
+    stream(&nginx, source, scratch)?;
     let gateways = (0..GATEWAYS).map(|_| stub()).collect::<anyhow::Result<Vec<u16>>>()?;
     for variant in VARIANTS {
         let folder = scratch.join(variant);
@@ -33,6 +33,19 @@ pub fn check(home: &Home, source: &Path, scratch: &Path) -> anyhow::Result<()> {
         edge.serve().with_context(|| variant.to_owned())?;
     }
     Ok(())
+}
+
+/// The file that passes TLS on; its module is a file of its own in Debian's nginx, and built in elsewhere.
+fn stream(nginx: &Program, source: &Path, scratch: &Path) -> anyhow::Result<()> {
+    let module =
+        nginx.path.parent().and_then(Path::parent).map(|usr| usr.join("lib/nginx/modules/ngx_stream_module.so"));
+    let load = module.filter(|module| module.exists()).map(|module| format!("load_module {};\n", module.display()));
+    let (config, here) = (scratch.join("stream.conf"), scratch.to_string_lossy());
+    let text = fs::read_to_string(source.join("stream.conf"))?;
+    fs::write(&config, format!("{}pid {here}/stream.pid;\nevents {{}}\n{text}", load.unwrap_or_default()))?;
+    let mut command = nginx.command();
+    command.arg("-t").arg("-p").arg(scratch).arg("-e").arg(scratch.join("stream.log")).arg("-c").arg(config);
+    output(&mut command).map(drop).context("stream.conf")
 }
 
 struct Edge<'a> {

@@ -15,6 +15,7 @@ mod changes;
 mod error;
 mod migrations;
 mod reader;
+pub mod records;
 mod retention;
 mod rows;
 mod session;

@@ -14,8 +14,8 @@ pub const NEXT_WRITER: &str = "update partitions set writer = writer + 1 where p
 
 /// What is null was not said, and stays.
 pub const ADVANCE: &str = "update partitions set last_lsn = $5, last_ts = greatest(last_ts, $6),
-         source = coalesce($7, source), next_offset = coalesce($8, next_offset),
-         routed_lsn = greatest(routed_lsn, coalesce($9, 0))
+         source = coalesce($7::integer, source), next_offset = coalesce($8::bigint, next_offset),
+         routed_lsn = greatest(routed_lsn, coalesce($9::bigint, 0))
      where partition = $1 and owner_epoch = $2 and writer = $3 and last_lsn = $4";
 
 /// Of every batch, or of most; prepared when a connection begins.

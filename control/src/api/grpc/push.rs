@@ -43,7 +43,7 @@ pub struct PushApi(pub Arc<Api>);
 impl PushService for PushApi {
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushResponse>, Status> {
         self.0.access.backend_call(&request)?;
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&self.0);
         let (corr, draft) = draft(request.into_inner(), &self.0.limits);
         batch.add(corr, draft.map_err(|rejected| malformed(rejected.why))?);
         let results = self.answer(batch).await?;
@@ -56,7 +56,7 @@ impl PushService for PushApi {
         if requests.len() > BATCH_REQUESTS_MAX {
             return Err(Status::invalid_argument(format!("at most {BATCH_REQUESTS_MAX} requests")));
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&self.0);
         let counts: Vec<usize> = requests.into_iter().map(|request| add(&mut batch, request, &self.0.limits)).collect();
         let mut results = self.answer(batch).await?.into_iter();
         let responses = counts.into_iter().map(|n| PushResponse { results: results.by_ref().take(n).collect() });
@@ -157,7 +157,7 @@ impl Reader {
     /// Takes what has arrived and hands it over. `Err`: the stream ends, with a status if there is somebody to tell.
     async fn chunk(&mut self, first: PushRequest) -> Result<(), Option<Status>> {
         let limits = self.api.limits.clone();
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&self.api);
         let (mut requests, mut bytes) = (1, size(&first));
         add(&mut batch, first, &limits);
         let mut end = None;

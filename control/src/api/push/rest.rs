@@ -25,7 +25,7 @@ use crate::message::{KIND_DEFAULT, text_or_binary};
 /// Errors: 400 with every problem, 413 for too much content, 415 for another body than JSON, 503 if nothing could be taken in.
 pub async fn push(State(api): State<Arc<Api>>, _: Backend, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
     let draft = draft(&body, &api.limits).map_err(ApiError::from)?;
-    let mut batch = Batch::default();
+    let mut batch = Batch::new(&api);
     batch.add(0, draft);
     let commands = std::mem::take(&mut batch.commands);
     // Refused as a whole: nothing was taken in, and the whole request may be sent again.
