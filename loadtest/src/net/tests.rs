@@ -25,7 +25,7 @@ impl Stage {
     fn new() -> Stage {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let target = listener.local_addr().expect("its address");
-        let network = Network::open(NetConfig { target, buffers: 4 }).expect("a ring");
+        let network = Network::open(NetConfig { targets: vec![target], buffers: 4 }).expect("a ring");
         Stage { listener, network, happened: Vec::new() }
     }
 
@@ -33,7 +33,7 @@ impl Stage {
     fn pairs(&mut self, count: u32) -> Vec<(Sock, TcpStream)> {
         (0..count)
             .map(|owner| {
-                let sock = self.network.connect(owner, None).expect("connecting");
+                let sock = self.network.connect(owner, 0, None).expect("connecting");
                 self.until(|happened| happened.contains(&Happened::Connected(owner)));
                 let (peer, _) = self.listener.accept().expect("accepted");
                 peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
