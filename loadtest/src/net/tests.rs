@@ -205,7 +205,7 @@ fn both_ends_hear_of_an_end_and_the_place_is_used_again() {
         (0..5).for_each(|_| stage.network.turn(Duration::from_millis(5), &mut |event| note(happened, &event)));
         assert_eq!(peer.read(&mut [0]).expect("in order"), 0, "{reading:?}: the peer is told");
         assert!(!stage.happened.contains(&Happened::Ended(0)), "what we close ourselves is no news");
-        let again = stage.network.connect(7, None).expect("connecting");
+        let again = stage.network.connect(7, 0, None).expect("connecting");
         assert!(again == ours || again == theirs, "a free place is taken first");
         stage.until(|happened| happened.contains(&Happened::Connected(7)));
     }
@@ -217,7 +217,7 @@ fn a_refused_connection_ends() {
     let target = stage.listener.local_addr().expect("its address");
     drop(std::mem::replace(&mut stage.listener, TcpListener::bind("127.0.0.1:0").expect("another port")));
     assert_ne!(stage.listener.local_addr().expect("an address"), target);
-    let sock = stage.network.connect(3, None).expect("connecting");
+    let sock = stage.network.connect(3, 0, None).expect("connecting");
     stage.until(|happened| happened == [Happened::Ended(3)]);
     stage.network.close(sock);
 }
