@@ -116,6 +116,13 @@ impl View<'_> {
     pub fn connections(&self) -> usize {
         self.0.connections
     }
+
+    /// The name of the attached gateway, if there is exactly one.
+    pub fn only_gateway(&self) -> Option<&str> {
+        let mut attached = self.0.gateways.iter().filter(|(_, gateway)| gateway.attached);
+        let (name, _) = attached.next()?;
+        attached.next().is_none().then_some(name)
+    }
 }
 
 impl Table {
