@@ -85,8 +85,7 @@ impl Default for Config {
 impl Config {
     /// What `tidegate dev` starts with: development auth and groups that make themselves.
     pub fn dev() -> Config {
-        let records = crate::records::Settings { kind: crate::records::Kind::Memory, ..Default::default() };
-        Config { dev_auth: true, auto_groups: true, records: Some(records), ..Config::default() }
+        Config { dev_auth: true, auto_groups: true, ..Config::default() }
     }
 
     fn cluster_problems(&self, say: &mut impl FnMut(&str, String)) {

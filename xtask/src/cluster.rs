@@ -18,6 +18,7 @@ use crate::command::{self, root, target};
 use crate::servers::{self, Farewell, Process, Server, free_ports};
 
 const NODES: usize = 3;
+const FIRST_GATEWAY: &str = "gateway-1";
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
@@ -145,16 +146,55 @@ pub struct Home {
     json: PathBuf,
     /// Of the registry and the store, so that clusters of several homes do not meet.
     name: String,
+    /// `None`: the servers that everything on this machine shares.
+    servers: Option<servers::Home>,
+    own_topics: bool,
+    /// The first gateway runs in this group, so that a packet filter can tell its traffic from the others'.
+    group_of_first_gateway: Option<u32>,
 }
 
 impl Home {
     pub fn in_target() -> Home {
-        Home { folder: target().join("cluster"), json: target().join("cluster.json"), name: "local".to_owned() }
+        Home::new(target().join("cluster"), target().join("cluster.json"), "local")
     }
 
     /// For a test that does to nodes what others must not feel.
     pub fn in_folder(folder: &Path, name: &str) -> Home {
-        Home { folder: folder.to_owned(), json: folder.join("cluster.json"), name: name.to_owned() }
+        Home::new(folder.to_owned(), folder.join("cluster.json"), name)
+    }
+
+    fn new(folder: PathBuf, json: PathBuf, name: &str) -> Home {
+        let name = name.to_owned();
+        Home { folder, json, name, servers: None, own_topics: false, group_of_first_gateway: None }
+    }
+
+    /// On servers of its own, for runs that break them.
+    pub fn with_servers(self, servers: servers::Home) -> Home {
+        Home { servers: Some(servers), ..self }
+    }
+
+    /// With topics whose names begin with the cluster's, beside other clusters on the same Kafka.
+    pub fn with_topics_of_its_own(self) -> Home {
+        Home { own_topics: true, ..self }
+    }
+
+    pub fn with_group_of_first_gateway(self, group: u32) -> Home {
+        Home { group_of_first_gateway: Some(group), ..self }
+    }
+
+    /// The file that programs read.
+    pub fn json(&self) -> &Path {
+        &self.json
+    }
+
+    pub fn servers(&self) -> anyhow::Result<servers::Home> {
+        self.servers.clone().map_or_else(servers::Home::find, Ok)
+    }
+
+    /// Removes what a cluster that does not run any more has left in servers that others use.
+    pub fn erase(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        servers::sql(&self.servers()?, &format!("drop schema if exists {:?} cascade", self.name))?;
+        if self.own_topics { servers::delete_topics(&cluster.kafka, &self.name) } else { Ok(()) }
     }
 
     pub fn up(&self, shape: &Shape, fresh: bool, binary: &Path) -> anyhow::Result<Cluster> {
@@ -165,16 +205,17 @@ impl Home {
         }
         let folder = &self.folder;
         fs::create_dir_all(folder.join("data")).with_context(|| format!("cannot make {}", folder.display()))?;
+        let place = self.servers()?;
         if fresh {
             for server in [Server::Kafka, Server::Postgres, Server::Redis, Server::Etcd] {
-                servers::down(server, true)?;
+                servers::down_in(&place, server, true)?;
             }
         }
-        let etcd = servers::up(Server::Etcd, 1)?;
+        let etcd = servers::up_in(&place, Server::Etcd, 1)?;
         let mut cluster = Cluster {
-            kafka: servers::up(Server::Kafka, shape.brokers)?,
-            postgres: servers::up(Server::Postgres, 1)?,
-            redis: if shape.without_redis { String::new() } else { servers::up(Server::Redis, 1)? },
+            kafka: servers::up_in(&place, Server::Kafka, shape.brokers)?,
+            postgres: servers::up_in(&place, Server::Postgres, 1)?,
+            redis: if shape.without_redis { String::new() } else { servers::up_in(&place, Server::Redis, 1)? },
             etcd,
             binary: binary.to_owned(),
             ..Cluster::default()
@@ -296,10 +337,13 @@ impl Home {
         for (placeholder, value) in values {
             text = text.replace(placeholder, value);
         }
+        if self.own_topics && template == "control.toml" {
+            text += &topics(&self.name);
+        }
         Ok(fs::write(self.config(name), text)?)
     }
 
-    fn config(&self, name: &str) -> PathBuf {
+    pub fn config(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{name}.toml"))
     }
 
@@ -311,6 +355,10 @@ impl Home {
         let role = if cluster.controls.iter().any(|node| node.name == name) { "control" } else { "gateway" };
         let mut command = Command::new(&cluster.binary);
         command.arg(role).arg("--config").arg(self.config(name)).current_dir(&self.folder);
+        if let Some(group) = self.group_of_first_gateway.filter(|_| name == FIRST_GATEWAY) {
+            use std::os::unix::process::CommandExt as _;
+            command.gid(group);
+        }
         let process = Process::spawn(&mut command, &self.log(name))?;
         for node in cluster.controls.iter_mut().filter(|node| node.name == name) {
             (node.pid, node.started) = (process.pid, process.started);
@@ -370,6 +418,20 @@ impl Cluster {
     fn is_alive(&self) -> bool {
         self.names().iter().any(|name| self.process(name).is_some_and(|process| process.is_alive()))
     }
+}
+
+/// Names of topics that begin with a cluster's name.
+fn topics(cluster: &str) -> String {
+    let names = [
+        ("upstream", "upstream"),
+        ("downstream", "downstream-{gateway_id}"),
+        ("task", "task"),
+        ("user_state", "user-state"),
+        ("dead_letter", "dead-letter"),
+        ("history", "history"),
+    ];
+    let section = |(topic, name)| format!("\n[control.bus.topics.{topic}]\nname = \"{cluster}-{name}\"\n");
+    names.into_iter().map(section).collect()
 }
 
 /// A text without one of its sections.

@@ -4,7 +4,8 @@
 //! is written to a state file, from which `down` stops exactly these processes and tests take addresses ([`url`]).
 //! Where each program comes from: [`install`]. What it does not do: production deployments.
 
-mod ask;
+pub mod ask;
+mod breaking;
 mod etcd;
 pub mod install;
 mod java;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 
+pub use self::breaking::{delete_topics, kafka_tool, kill_in, redis_flush, revive_in, sql};
 pub use self::kafka_secure::Access as KafkaAccess;
 pub use self::process::{Farewell, Process};
 pub use self::state::{Home, Running, State};

@@ -1,7 +1,7 @@
 use futures_util::future::join_all;
 use tidegate_registry::{KEY_BYTES_MAX, RegistryError, VALUE_BYTES_MAX};
 
-use crate::site::{Site, TTL};
+use crate::site::{LONG, Site};
 
 pub async fn what_is_put_is_found_until_it_is_deleted(site: &Site) {
     assert_eq!(site.value("a").await, None);
@@ -62,7 +62,7 @@ pub async fn replace_is_compare_and_set(site: &Site) {
     join_all(adders).await;
     assert_eq!(site.value("counter").await.as_deref(), Some("20"));
 
-    let session = site.registry.session(TTL).await.expect("a session");
+    let session = site.registry.session(LONG).await.expect("a session");
     let held = site.key("held");
     session.hold(&held, "a").await.expect("hold");
     let entry = site.registry.get(&held).await.expect("get").expect("it is there");
@@ -75,7 +75,7 @@ pub async fn odd_names_are_names(site: &Site) {
     let odd =
         ["a b", "ünïcødé", "*?[a-z]", "{tag}", "quote\"'`", "back\\slash", "%41", "🦀", "$KEYS[1]", "..", "a//b", "-"];
     for name in odd {
-        let session = site.registry.session(TTL).await.expect("a session");
+        let session = site.registry.session(LONG).await.expect("a session");
         let key = site.key(name);
         session.claim(&key, name).await.expect("claim");
         assert_eq!(site.value(name).await.as_deref(), Some(name));

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-use crate::site::{Site, TTL, in_time, until};
+use crate::site::{LONG, SHORT, Site, in_time, until};
 
 /// Until this many tickets stand in the queue.
 async fn queued(site: &Site, key: &str, tickets: usize) {
@@ -15,7 +15,7 @@ async fn queued(site: &Site, key: &str, tickets: usize) {
 pub async fn one_at_a_time_in_the_order_of_asking(site: &Site) {
     let key = site.names.lock("a").expect("a name");
     let (busy, turns, last) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
-    let first = site.registry.session(TTL).await.expect("a session");
+    let first = site.registry.session(LONG).await.expect("a session");
     let first = first.lock(&key).await.map(|lock| (first, lock)).expect("a free lock");
     last.store(first.1.fencing(), Ordering::SeqCst);
     let mut waiting = Vec::new();
@@ -28,7 +28,7 @@ pub async fn one_at_a_time_in_the_order_of_asking(site: &Site) {
         waiting.push(async move {
             // One after the other, so that there is an order.
             queued(site, key, place + 1).await;
-            let session = registry.session(TTL).await.expect("a session");
+            let session = registry.session(LONG).await.expect("a session");
             let lock = session.lock(key).await.expect("a turn");
             assert!(!busy.swap(true, Ordering::SeqCst), "two at once");
             assert_eq!(turns.fetch_add(1, Ordering::SeqCst), place as u64, "in order");
@@ -47,10 +47,10 @@ pub async fn one_at_a_time_in_the_order_of_asking(site: &Site) {
 
 pub async fn a_dead_holder_makes_way(site: &Site) {
     let key = site.names.lock("a").expect("a name");
-    let mut dead = site.registry.session(TTL).await.expect("a session");
+    let mut dead = site.registry.session(SHORT).await.expect("a session");
     let held = dead.lock(&key).await.expect("a free lock");
     dead.abandon();
-    let next = site.other().session(TTL).await.expect("a session");
+    let next = site.other().session(LONG).await.expect("a session");
     let lock = in_time("the next one's turn", next.lock(&key)).await.expect("a turn");
     assert!(!held.is_held(), "two holders at once");
     in_time("the loss is told", held.lost()).await;
@@ -59,9 +59,9 @@ pub async fn a_dead_holder_makes_way(site: &Site) {
 
 pub async fn who_gives_up_waiting_holds_nobody_up(site: &Site) {
     let key = site.names.lock("a").expect("a name");
-    let holder = site.registry.session(TTL).await.expect("a session");
+    let holder = site.registry.session(LONG).await.expect("a session");
     let held = holder.lock(&key).await.expect("a free lock");
-    let impatient = site.other().session(TTL).await.expect("a session");
+    let impatient = site.other().session(LONG).await.expect("a session");
     {
         let waiting = impatient.lock(&key);
         tokio::select! {
@@ -71,7 +71,7 @@ pub async fn who_gives_up_waiting_holds_nobody_up(site: &Site) {
     }
     queued(site, &key, 1).await;
     held.release().await.expect("release");
-    let last = site.other().session(TTL).await.expect("a session");
+    let last = site.other().session(LONG).await.expect("a session");
     in_time("the last one's turn", last.lock(&key)).await.expect("a turn");
     assert!(impatient.is_alive());
 }

@@ -2,7 +2,7 @@
 
 use tidegate_registry::{Claimed, RegistryError};
 
-use crate::site::{Site, TTL, change, in_time, snapshot, until, until_snapshot};
+use crate::site::{KEPT, LONG, SHORT, Site, change, in_time, snapshot, until, until_snapshot};
 
 pub async fn a_watch_survives_a_cut_and_misses_nothing(site: &Site) {
     let (registry, proxy) = site.through_proxy().await;
@@ -50,21 +50,21 @@ pub async fn a_request_without_an_answer_fails(site: &Site) {
 
 pub async fn a_session_survives_a_cut(site: &Site) {
     let (registry, proxy) = site.through_proxy().await;
-    let session = registry.session(TTL).await.expect("a session");
+    let session = registry.session(KEPT).await.expect("a session");
     session.hold(&site.key("a"), "1").await.expect("hold");
     let first = session.valid_until();
     proxy.cut();
-    until("two more terms", async || (session.valid_until() > first + TTL * 2).then_some(())).await;
+    until("another term", async || (session.valid_until() > first + KEPT).then_some(())).await;
     assert!(session.is_alive());
     assert_eq!(site.value("a").await.as_deref(), Some("1"));
 }
 
 pub async fn an_owner_that_is_cut_off_stops_before_others_begin(site: &Site) {
     let (registry, proxy) = site.through_proxy().await;
-    let owner = registry.session(TTL).await.expect("a session");
+    let owner = registry.session(SHORT).await.expect("a session");
     let key = site.key("a");
     assert_eq!(owner.claim(&key, "owner").await.expect("claim"), Claimed::Ours);
-    let other = site.registry.session(TTL).await.expect("a session");
+    let other = site.registry.session(LONG).await.expect("a session");
     proxy.deafen_for_good();
     let taken = async || match other.claim(&key, "other").await.expect("claim") {
         Claimed::Ours => Some(owner.is_alive()),

@@ -7,7 +7,10 @@ use std::time::Duration;
 use tidegate_registry::{Claimed, EtcdOptions, Login, Names, RedisOptions, Registry, RegistryError, Secret, WorkerIds};
 use xtask::servers::{Home, Server, down_in, up_in};
 
-use crate::site::{TTL, change, in_time, snapshot, until, until_snapshot};
+use crate::site::{KEPT, change, in_time, snapshot, until, until_snapshot};
+
+/// Longer than a busy machine takes to answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Stopped and removed when dropped.
 struct Own {
@@ -43,11 +46,11 @@ impl Drop for Own {
 }
 
 fn etcd(url: &str) -> Registry {
-    Registry::etcd(EtcdOptions::new([url])).expect("options are fine")
+    Registry::etcd(EtcdOptions { timeout: TIMEOUT, ..EtcdOptions::new([url]) }).expect("options are fine")
 }
 
 fn redis(url: &str) -> Registry {
-    Registry::redis(RedisOptions::new(url)).expect("options are fine")
+    Registry::redis(RedisOptions { timeout: TIMEOUT, ..RedisOptions::new(url) }).expect("options are fine")
 }
 
 /// etcd's API over HTTP, for what only an operator does.
@@ -71,7 +74,7 @@ async fn etcd_keeps_everything_over_a_restart() {
     let (own, url) = Own::up(Server::Etcd);
     let registry = etcd(&url);
     registry.put("/a", "1").await.expect("put");
-    let session = registry.session(Duration::from_secs(10)).await.expect("a session");
+    let session = registry.session(KEPT).await.expect("a session");
     session.claim("/b", "mine").await.expect("claim");
     let mut watch = registry.watch("/");
     assert_eq!(snapshot(&mut watch).await.len(), 2);
@@ -90,10 +93,10 @@ async fn redis_may_lose_everything_and_sessions_notice() {
     let (own, url) = Own::up(Server::Redis);
     let registry = redis(&url);
     let names = Names::new("blue").expect("a name");
-    let session = registry.session(TTL).await.expect("a session");
+    let session = registry.session(KEPT).await.expect("a session");
     session.claim("/a", "old").await.expect("claim");
     let version = registry.get("/a").await.expect("get").expect("it is there").version;
-    let worker = WorkerIds::new(&registry, &names).with_count(1).lease("old", TTL).await.expect("the only one");
+    let worker = WorkerIds::new(&registry, &names).with_count(1).lease("old", KEPT).await.expect("the only one");
     let mut watch = registry.watch("/a");
     assert_eq!(snapshot(&mut watch).await.len(), 1);
     own.stop();
@@ -102,7 +105,7 @@ async fn redis_may_lose_everything_and_sessions_notice() {
     let leased = in_time("an id", until("an id", async || lease(&url, &names).await)).await;
     assert!(!worker.is_alive(), "two holders of {}", leased.id());
     in_time("the loss is told", session.lost()).await;
-    let next = until("a session", async || registry.session(TTL).await.ok()).await;
+    let next = until("a session", async || registry.session(KEPT).await.ok()).await;
     assert_eq!(next.claim("/a", "new").await.expect("claim"), Claimed::Ours);
     let entry = registry.get("/a").await.expect("get").expect("it is there");
     assert!(entry.version > version, "versions grow over a loss");
@@ -110,7 +113,7 @@ async fn redis_may_lose_everything_and_sessions_notice() {
 }
 
 async fn lease(url: &str, names: &Names) -> Option<tidegate_registry::WorkerId> {
-    WorkerIds::new(&redis(url), names).with_count(1).lease("new", TTL).await.ok()
+    WorkerIds::new(&redis(url), names).with_count(1).lease("new", KEPT).await.ok()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,7 +127,7 @@ async fn redis_asks_for_a_password() {
     }
     let with = |password: &str| {
         let login = Some(Login { username: "node".into(), password: Secret::new(password) });
-        Registry::redis(RedisOptions { login, ..RedisOptions::new(&url) }).expect("options are fine")
+        Registry::redis(RedisOptions { login, timeout: TIMEOUT, ..RedisOptions::new(&url) }).expect("options are fine")
     };
     let registry = with("hunter2");
     let mut watch = registry.watch("/");
@@ -146,12 +149,12 @@ async fn etcd_asks_for_a_password() {
     operate(&url, "/v3/auth/enable", "{}");
     let with = |password: &str| {
         let login = Some(Login { username: "root".into(), password: Secret::new(password) });
-        Registry::etcd(EtcdOptions { login, ..EtcdOptions::new([&url]) }).expect("options are fine")
+        Registry::etcd(EtcdOptions { login, timeout: TIMEOUT, ..EtcdOptions::new([&url]) }).expect("options are fine")
     };
     let registry = with("hunter2");
     let mut watch = registry.watch("/");
     assert_eq!(snapshot(&mut watch).await, []);
-    let session = registry.session(TTL).await.expect("a session");
+    let session = registry.session(KEPT).await.expect("a session");
     session.claim("/a", "1").await.expect("claim");
     assert_eq!(change(&mut watch).await, ("/a".into(), Some("1".into())));
     for refused in [with("wrong"), etcd(&url)] {

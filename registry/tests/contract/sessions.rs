@@ -1,22 +1,22 @@
 use futures_util::future::join_all;
 use tidegate_registry::{Claimed, RegistryError};
 
-use crate::site::{Site, TTL, in_time, until};
+use crate::site::{KEPT, LONG, SHORT, Site, in_time, until};
 
 pub async fn keys_go_with_their_session(site: &Site) {
-    let ended = site.registry.session(TTL).await.expect("a session");
+    let ended = site.registry.session(LONG).await.expect("a session");
     ended.hold(&site.key("held"), "").await.expect("hold");
     ended.claim(&site.key("claimed"), "").await.expect("claim");
     site.put("permanent", "").await;
     ended.end().await.expect("end");
     assert_eq!((site.value("held").await, site.value("claimed").await), (None, None), "gone when end returns");
 
-    let dropped = site.registry.session(TTL).await.expect("a session");
+    let dropped = site.registry.session(LONG).await.expect("a session");
     dropped.hold(&site.key("held"), "").await.expect("hold");
     drop(dropped);
     until("a dropped session ends", async || site.value("held").await.is_none().then_some(())).await;
 
-    let mut dead = site.registry.session(TTL).await.expect("a session");
+    let mut dead = site.registry.session(SHORT).await.expect("a session");
     dead.hold(&site.key("held"), "").await.expect("hold");
     dead.abandon();
     until("a dead process's session ends", async || site.value("held").await.is_none().then_some(())).await;
@@ -29,11 +29,11 @@ pub async fn keys_go_with_their_session(site: &Site) {
 }
 
 pub async fn a_session_outlasts_its_term(site: &Site) {
-    let session = site.registry.session(TTL).await.expect("a session");
+    let session = site.registry.session(KEPT).await.expect("a session");
     session.claim(&site.key("a"), "mine").await.expect("claim");
     let first = session.valid_until();
-    let other = site.other().session(TTL).await.expect("a session");
-    until("two more terms", async || (session.valid_until() > first + TTL * 2).then_some(())).await;
+    let other = site.other().session(LONG).await.expect("a session");
+    until("another term", async || (session.valid_until() > first + KEPT).then_some(())).await;
     assert!(session.is_alive());
     let Claimed::Theirs(entry) = other.claim(&site.key("a"), "other").await.expect("claim") else {
         panic!("it was lost while its owner was there")
@@ -44,7 +44,7 @@ pub async fn a_session_outlasts_its_term(site: &Site) {
 pub async fn one_of_eight_claims_succeeds(site: &Site) {
     let sessions = join_all((0..8).map(|_| {
         let registry = site.other();
-        async move { registry.session(TTL).await.expect("a session") }
+        async move { registry.session(LONG).await.expect("a session") }
     }));
     let sessions = sessions.await;
     for round in 0..5 {
@@ -65,7 +65,7 @@ pub async fn one_of_eight_claims_succeeds(site: &Site) {
 }
 
 pub async fn a_claim_of_ones_own_may_be_repeated(site: &Site) {
-    let session = site.registry.session(TTL).await.expect("a session");
+    let session = site.registry.session(LONG).await.expect("a session");
     let key = site.key("a");
     assert_eq!(session.claim(&key, "1").await.expect("claim"), Claimed::Ours);
     let first = site.registry.get(&key).await.expect("get").expect("it is there");
@@ -82,7 +82,7 @@ pub async fn a_claim_of_ones_own_may_be_repeated(site: &Site) {
 }
 
 pub async fn only_the_owner_can_release(site: &Site) {
-    let (owner, other) = (site.registry.session(TTL).await, site.other().session(TTL).await);
+    let (owner, other) = (site.registry.session(LONG).await, site.other().session(LONG).await);
     let (owner, other) = (owner.expect("a session"), other.expect("a session"));
     let key = site.key("a");
     assert_eq!(owner.claim(&key, "owner").await.expect("claim"), Claimed::Ours);
@@ -96,8 +96,8 @@ pub async fn only_the_owner_can_release(site: &Site) {
 }
 
 pub async fn nobody_can_claim_while_the_owner_believes(site: &Site) {
-    let mut owner = site.registry.session(TTL).await.expect("a session");
-    let other = site.other().session(TTL).await.expect("a session");
+    let mut owner = site.registry.session(SHORT).await.expect("a session");
+    let other = site.other().session(LONG).await.expect("a session");
     let key = site.key("a");
     assert_eq!(owner.claim(&key, "owner").await.expect("claim"), Claimed::Ours);
     owner.abandon();

@@ -8,10 +8,17 @@ use xtask::servers::{self, Server};
 
 use crate::proxy::Proxy;
 
-/// The shortest that etcd keeps to.
-pub const TTL: Duration = Duration::from_secs(2);
+/// Of a session that is to end by itself.
+pub const SHORT: Duration = Duration::from_secs(4);
+/// Of a session that is to be kept alive for longer than this, also on a busy machine.
+pub const KEPT: Duration = Duration::from_secs(10);
+/// Of a session that is not to end, however busy the machine.
+pub const LONG: Duration = Duration::from_secs(120);
 /// For whatever must happen some time.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Of a request that is to be answered, and of one that may be in vain.
+const ANSWERED: Duration = Duration::from_secs(20);
+const IN_VAIN: Duration = Duration::from_secs(2);
 
 #[derive(Clone, Copy)]
 pub enum Backing {
@@ -47,14 +54,14 @@ impl Site {
         let cluster = unique("test");
         let names = Names::new(&cluster).expect("a name");
         let root = format!("/tidegate/{cluster}/");
-        Site { backing, registry: registry(backing, &url), url, names, root }
+        Site { backing, registry: registry(backing, &url, ANSWERED), url, names, root }
     }
 
     /// Another client of the same registry. That in memory has no other.
     pub fn other(&self) -> Registry {
         match self.backing {
             Backing::Memory => self.registry.clone(),
-            _ => registry(self.backing, &self.url),
+            _ => registry(self.backing, &self.url, ANSWERED),
         }
     }
 
@@ -62,7 +69,7 @@ impl Site {
     pub async fn through_proxy(&self) -> (Registry, Proxy) {
         let (scheme, server) = self.url.split_once("://").expect("a URL");
         let proxy = Proxy::before(server).await;
-        (registry(self.backing, &format!("{scheme}://{}", proxy.address)), proxy)
+        (registry(self.backing, &format!("{scheme}://{}", proxy.address), IN_VAIN), proxy)
     }
 
     pub fn key(&self, name: &str) -> String {
@@ -85,12 +92,12 @@ impl Site {
     }
 }
 
-fn registry(backing: Backing, url: &str) -> Registry {
+fn registry(backing: Backing, url: &str, timeout: Duration) -> Registry {
     match backing {
         Backing::Memory => Ok(Registry::memory()),
-        Backing::Etcd => Registry::etcd(EtcdOptions::new([url])),
-        Backing::Redis => Registry::redis(RedisOptions::new(url)),
-        Backing::RedisCluster => Registry::redis(RedisOptions::cluster(url.split(','))),
+        Backing::Etcd => Registry::etcd(EtcdOptions { timeout, ..EtcdOptions::new([url]) }),
+        Backing::Redis => Registry::redis(RedisOptions { timeout, ..RedisOptions::new(url) }),
+        Backing::RedisCluster => Registry::redis(RedisOptions { timeout, ..RedisOptions::cluster(url.split(',')) }),
     }
     .expect("options are fine")
 }

@@ -1,6 +1,6 @@
 use futures_util::future::join_all;
 
-use crate::site::{Site, TTL, change, in_time, snapshot};
+use crate::site::{LONG, SHORT, Site, change, in_time, snapshot};
 
 pub async fn a_watch_begins_with_what_is_there_and_tells_each_change(site: &Site) {
     site.put("w/a", "1").await;
@@ -14,7 +14,7 @@ pub async fn a_watch_begins_with_what_is_there_and_tells_each_change(site: &Site
     assert_eq!(change(&mut watch).await, (site.key("w/a"), Some("2".into())));
     site.registry.delete(&site.key("w/b")).await.expect("delete");
     assert_eq!(change(&mut watch).await, (site.key("w/b"), None));
-    let session = site.registry.session(TTL).await.expect("a session");
+    let session = site.registry.session(LONG).await.expect("a session");
     session.hold(&site.key("w/d"), "1").await.expect("hold");
     assert_eq!(change(&mut watch).await, (site.key("w/d"), Some("1".into())));
     session.end().await.expect("end");
@@ -26,8 +26,8 @@ pub async fn a_watch_begins_with_what_is_there_and_tells_each_change(site: &Site
 pub async fn a_watch_tells_that_a_process_is_gone(site: &Site) {
     let mut watch = site.other().watch(&site.key("w/"));
     assert_eq!(snapshot(&mut watch).await, []);
-    let mut dead = site.registry.session(TTL).await.expect("a session");
-    let alive = site.registry.session(TTL).await.expect("a session");
+    let mut dead = site.registry.session(SHORT).await.expect("a session");
+    let alive = site.registry.session(LONG).await.expect("a session");
     dead.hold(&site.key("w/dead"), "1").await.expect("hold");
     assert_eq!(change(&mut watch).await, (site.key("w/dead"), Some("1".into())));
     alive.hold(&site.key("w/alive"), "1").await.expect("hold");

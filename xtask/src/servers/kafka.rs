@@ -10,7 +10,7 @@ use super::install::{self, output};
 use super::kafka_secure::{self, Access};
 use super::{Place, Recipe, ask, java};
 
-const PINS: &str = include_str!("kafka.sha256");
+pub(super) const PINS: &str = include_str!("kafka.sha256");
 const CONFIG: &str = include_str!("../../../deploy/local/kafka.properties");
 const LOGGING: &str = include_str!("../../../deploy/local/log4j2.properties");
 /// The same for every broker of ours; base 64 of sixteen bytes.

@@ -2,7 +2,8 @@
 //!
 //! Nothing is decided here, and nothing here is needed: what was not asked ahead is asked when it is wanted.
 
-use hashbrown::HashSet;
+use std::collections::BTreeSet;
+
 use smallvec::{SmallVec, smallvec};
 
 use super::api::{Command, Errand, Input, Push};
@@ -18,8 +19,8 @@ impl<S: MessageStore> Partition<S> {
         if !self.store.is_remote() {
             return Ok(());
         }
-        let mut keys: HashSet<[u8; 16]> = HashSet::new();
-        let mut streams: HashSet<StreamKey> = HashSet::new();
+        let mut keys: BTreeSet<[u8; 16]> = BTreeSet::new();
+        let mut streams: BTreeSet<StreamKey> = BTreeSet::new();
         for input in inputs {
             let (stream, key) = match input {
                 Input::Command { command: Command::Push(push), .. } | Input::Appended { push, .. } => {

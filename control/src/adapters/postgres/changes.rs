@@ -220,12 +220,18 @@ mod tests {
         let records = [message("g:go", 7), message("g:go", 8), fixtures::message_of("g:go", anew, 1)];
         let changes = Changes::of(Lsn(40), &records);
         let key = fixtures::stream("g:go");
-        let row = HeadRow { epoch: anew, head: Seq(1), first: Seq(1), last_lsn: Lsn(43), last_ts: changes.newest };
+        let row =
+            HeadRow { epoch: anew, head: Seq(1), first: Seq(1), last_lsn: Lsn(43), last_ts: changes.places[2].ts };
         assert_eq!(changes.heads[&key], row);
         assert_eq!(changes.places.iter().map(|row| row.lsn.0).collect::<Vec<_>>(), [41, 42, 43]);
         let changes = Changes::of(Lsn(40), &records[..2]);
-        let row =
-            HeadRow { epoch: fixtures::EPOCH, head: Seq(8), first: Seq(7), last_lsn: Lsn(42), last_ts: changes.newest };
+        let row = HeadRow {
+            epoch: fixtures::EPOCH,
+            head: Seq(8),
+            first: Seq(7),
+            last_lsn: Lsn(42),
+            last_ts: changes.places[1].ts,
+        };
         assert_eq!(changes.heads[&key], row);
     }
 
