@@ -38,6 +38,10 @@ pub enum Bug {
     CreditSkipsRecord,
     /// An inbox takes the same entry of a conversation again.
     EntryTwice,
+    /// The place in the upstream log is committed before what came of the messages up to there.
+    PlaceBeforeEffect,
+    /// The place in the upstream log is committed after what came of the messages up to there.
+    PlaceAfterEffect,
     /// Who comes into a group of another partition is told to nobody there.
     JoiningUntoldElsewhere,
     /// Streams of other partitions are not named to a connection that joins by itself.
@@ -49,7 +53,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 18] = [
+    pub const ALL: [Bug; 23] = [
         Bug::AbandonedSeqBlock,
         Bug::OkWithoutCommit,
         Bug::DedupLostAtRestart,
@@ -66,6 +70,11 @@ impl Bug {
         Bug::ClockRunsBackwards,
         Bug::InterestForgotten,
         Bug::CreditSkipsRecord,
+        Bug::EntryTwice,
+        Bug::PlaceBeforeEffect,
+        Bug::PlaceAfterEffect,
+        Bug::JoiningUntoldElsewhere,
+        Bug::AlsoForgotten,
         Bug::StrangerWrites,
         Bug::ZombieOwnerWrites,
     ];

@@ -1,7 +1,8 @@
 //! Carries what one partition's records owe to others.
 //!
 //! Invariants:
-//! * Errands for one partition arrive in the order of the log, one round after the other.
+//! * Errands for one partition arrive in the order of the log, one run after the other. A run is taken whole, so that none of
+//!   it overtakes another that is asked again; the next one goes once it has arrived.
 //! * A place is reported as routed only when everything up to it has arrived. What was on its way when an owner died is
 //!   carried again by the next one, and known where it arrives.
 
@@ -18,13 +19,15 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::seats::Hosted;
-use super::spread::Spread;
+use super::spread::{Arrival, Spread};
 use crate::runtime::ErrandSender;
 
 /// Errands that wait; more are read from the log again.
 const QUEUE_MAX: usize = 65_536;
 /// Errands of one round.
 const ROUND_MAX: usize = 2_048;
+/// Content of one run, which goes in one message between nodes, give or take one errand.
+const RUN_BYTES_TARGET: usize = 1 << 20;
 const IDLE: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(2);
@@ -126,18 +129,82 @@ impl Carrier {
         for errand in errands {
             parts.entry(PartitionId::of(&errand.to().stream(), self.partitions)).or_default().push(errand);
         }
-        let mut pause = RETRY;
-        while !parts.is_empty() {
-            let tries = parts
-                .iter()
-                .map(async |(partition, errands)| (*partition, self.spread.errands(*partition, errands).await));
-            let arrived: Vec<PartitionId> =
-                join_all(tries).await.into_iter().filter_map(|(partition, done)| done.then_some(partition)).collect();
-            arrived.iter().for_each(|partition| drop(parts.remove(partition)));
-            if !parts.is_empty() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY_MAX);
+        join_all(parts.into_iter().map(|(partition, errands)| self.carry_to(partition, errands))).await;
+    }
+
+    async fn carry_to(&self, partition: PartitionId, errands: Vec<Errand>) {
+        let (mut rest, mut pause) = (errands.as_slice(), RETRY);
+        let mut run = run_of(rest);
+        while !rest.is_empty() {
+            match self.spread.errands(partition, &rest[..run]).await {
+                Arrival::NotYet => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                    continue;
+                }
+                // One of them makes no sense where it came to: which one, is told apart.
+                Arrival::Refused(_) if run > 1 => {
+                    run = 1;
+                    continue;
+                }
+                Arrival::Refused(refusal) => tracing::error!(%refusal, partition = partition.0, "an errand was refused"),
+                Arrival::Arrived => {}
             }
+            rest = &rest[run..];
+            (run, pause) = (run_of(rest), RETRY);
         }
+    }
+}
+
+/// How many of these make the next run.
+fn run_of(errands: &[Errand]) -> usize {
+    let mut bytes = 0;
+    let fits = |errand: &&Errand| {
+        let before = bytes;
+        bytes += errand.content_bytes();
+        before < RUN_BYTES_TARGET
+    };
+    errands.iter().take_while(fits).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_control_core::domain::{
+        Body, Content, Epoch, MessageId, Place, Priority, Seq, StreamKey, Timestamp, Uid,
+    };
+
+    use super::*;
+
+    fn entry(bytes: usize) -> Errand {
+        let uid = |name: &str| name.parse::<Uid>().expect("a uid");
+        let body = Body {
+            id: MessageId(1),
+            from: "ann".into(),
+            to: "bob".into(),
+            client_msg_id: "".into(),
+            kind: "text".into(),
+            title: "".into(),
+            content: Content::Text("x".repeat(bytes).into()),
+            metadata: "".into(),
+            ts: Timestamp(1),
+            priority: Priority::Normal,
+            expires: None,
+            platforms: Default::default(),
+        };
+        let stream = StreamKey::conversation(&uid("ann"), &uid("bob"));
+        Errand::Entry {
+            inbox: uid("bob"),
+            place: Place { stream, epoch: Epoch(1), seq: Seq(1) },
+            body: Arc::new(body),
+        }
+    }
+
+    #[test]
+    fn a_run_ends_at_its_size_but_is_never_empty() {
+        let errands = [entry(RUN_BYTES_TARGET / 2), entry(RUN_BYTES_TARGET), entry(1)];
+        assert_eq!(run_of(&errands), 2);
+        assert_eq!(run_of(&errands[1..]), 1);
+        assert_eq!(run_of(&errands[2..]), 1);
+        assert_eq!(run_of(&[]), 0);
     }
 }

@@ -144,34 +144,33 @@ impl Spread {
         }
     }
 
-    /// Hands errands to the partition that they are for, all or none; `false`: perhaps none, ask again.
-    pub async fn errands(&self, partition: PartitionId, errands: &[Errand]) -> bool {
-        let commands = errands.iter().cloned().map(Command::Errand);
-        match self.seats.seat(partition) {
-            Seat::Ours(hosted) => {
-                let patience = PATIENCE;
-                let pending = hosted.sequencer.submit_with_patience(commands.collect(), patience).await;
-                let Ok(pending) = pending else { return false };
-                matches!(pending.within(patience).await, Ok(answers) if answers.iter().all(arrived))
-            }
-            Seat::Theirs(node) => {
-                let asks = commands.map(|command| self.peers.ask(&node, partition, command));
-                let answers = futures_util::future::join_all(asks).await;
-                answers.iter().all(|answer| answer.as_ref().is_ok_and(arrived))
-            }
-            Seat::Vacant => false,
+    /// Hands a run of errands to the partition that they are for: all of them or none.
+    pub async fn errands(&self, partition: PartitionId, run: &[Errand]) -> Arrival {
+        let command = Command::Errands(run.to_vec());
+        let answer = match self.seats.seat(partition) {
+            Seat::Ours(hosted) => match hosted.sequencer.submit_with_patience(vec![command], PATIENCE).await {
+                Ok(pending) => {
+                    pending.within(PATIENCE).await.and_then(|mut all| all.pop().unwrap_or_else(|| Err(stopped())))
+                }
+                Err(refusal) => Err(refusal),
+            },
+            Seat::Theirs(node) => self.peers.ask(&node, partition, command).await.unwrap_or_else(|_| Err(late())),
+            Seat::Vacant => Err(not_the_owner()),
+        };
+        match answer {
+            Ok(_) => Arrival::Arrived,
+            Err(refusal) if refusal.code.retry() => Arrival::NotYet,
+            Err(refusal) => Arrival::Refused(refusal),
         }
     }
 }
 
-/// An errand that is refused for good is done: it makes no sense where it came to.
-fn arrived(answer: &Answer) -> bool {
-    match answer {
-        Ok(_) => true,
-        Err(refusal) if refusal.code.retry() => false,
-        Err(refusal) => {
-            tracing::error!(%refusal, "an errand was refused");
-            true
-        }
-    }
+/// What became of a run of errands.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Arrived,
+    /// As far as is known: ask again.
+    NotYet,
+    /// For good.
+    Refused(Refusal),
 }

@@ -361,6 +361,7 @@ impl LinkOut {
 fn slots(command: &Command) -> usize {
     match command {
         Command::Push(push) => slots_of_content(push.content.len()),
+        Command::Errands(errands) => errands.iter().map(|errand| slots_of_content(errand.content_bytes())).sum(),
         _ => 1,
     }
 }

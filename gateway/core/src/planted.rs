@@ -20,12 +20,14 @@ pub enum Bug {
     HistoryIgnored,
     /// After a reset nobody comes back to ask what became of their groups.
     ResetKeepsMembers,
+    /// An open that asks several partitions is answered once the first has.
+    PartForTheWhole,
     /// An answer counts although the interest that it speaks of was dropped.
     ForgetCrossesOpen,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 9] = [
+    pub const ALL: [Bug; 10] = [
         Bug::FullClientAbortsList,
         Bug::SwapRemoveUnderFanout,
         Bug::SendAfterClose,
@@ -34,6 +36,7 @@ impl Bug {
         Bug::StaleOwnerAccepted,
         Bug::HistoryIgnored,
         Bug::ResetKeepsMembers,
+        Bug::PartForTheWhole,
         Bug::ForgetCrossesOpen,
     ];
 }

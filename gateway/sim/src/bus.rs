@@ -15,6 +15,8 @@ use tidegate_gateway_core::link::{self, FromLink, LinkError, LinkOk, LinkOp, Mes
 use tidegate_gateway_core::messages::PlatformId;
 use tidegate_proto::v1;
 
+use crate::upstream::late;
+
 /// Names of platforms; a number is its place here, 0 is none.
 pub const PLATFORMS: [&str; 4] = ["", "mobile", "web", "pc"];
 /// An epoch that no stream has: what a client named does not parse.
@@ -204,7 +206,9 @@ pub fn reply(corr: u64, result: Result<Reply, control::Refusal>) -> FromLink {
             };
             Ok(LinkOk::Heads(heads.into_iter().map(one).collect()))
         }
-        Ok(Reply::Group(_) | Reply::Done { .. } | Reply::Queued { .. }) => Ok(LinkOk::Done),
+        // Durable, but a client wants its place: it asks again with the same key.
+        Ok(Reply::Queued { .. }) => Err(error(&late())),
+        Ok(Reply::Group(_) | Reply::Done { .. }) => Ok(LinkOk::Done),
     };
     FromLink::Reply { corr, result }
 }

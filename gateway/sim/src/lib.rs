@@ -25,6 +25,7 @@ pub mod shrink;
 mod store;
 pub mod trace;
 pub mod truth;
+mod upstream;
 mod wire;
 pub mod world;
 

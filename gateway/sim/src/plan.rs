@@ -70,6 +70,18 @@ features! {
     ShortLinger = "short-linger",
     SmallCredit = "small-credit",
     Retries = "retries",
+    LogAway = "log-away",
+    ResultsLost = "results-lost",
+    Impatience = "impatience",
+    ErrandsLost = "errands-lost",
+    ErrandsLate = "errands-late",
+}
+
+impl Feature {
+    /// The first one of those that several partitions have between them.
+    const FIRST_SCATTERED: usize = Feature::LogAway as usize;
+    const ALONE: &[Feature] = Feature::ALL.split_at(Feature::FIRST_SCATTERED).0;
+    const SCATTERED: &[Feature] = Feature::ALL.split_at(Feature::FIRST_SCATTERED).1;
 }
 
 /// A set of features.
@@ -84,7 +96,12 @@ impl Features {
     fn swarm(rng: &mut Rng) -> Features {
         // Some runs are nearly bare, some hold nearly everything.
         let share = *rng.pick(&[150, 300, 500, 700]);
-        Feature::ALL.iter().filter(|_| rng.chance(share)).fold(Features::NONE, |set, feature| set.with(*feature))
+        Feature::ALONE.iter().filter(|_| rng.chance(share)).fold(Features::NONE, |set, feature| set.with(*feature))
+    }
+
+    /// And what only several partitions have, drawn apart: so a seed means the same over any number of them.
+    fn scattered(self, rng: &mut Rng) -> Features {
+        Feature::SCATTERED.iter().filter(|_| rng.chance(400)).fold(self, |set, feature| set.with(*feature))
     }
 
     pub fn has(self, feature: Feature) -> bool {
@@ -134,12 +151,19 @@ pub struct Plan {
     pub script: Vec<(u64, Action)>,
     /// All connections speak TLS. Asked for, not drawn, so that a seed means the same with it and without.
     pub tls: bool,
-    /// Over how many partitions streams are spread, each with an owner of its own. Asked for, not drawn.
+    /// Over how many partitions streams are spread, each with an owner, a log and links of its own.
     pub partitions: u32,
+    /// Partitions of the upstream log.
+    pub sources: u32,
 }
 
 impl Plan {
     pub fn of(seed: u64) -> Plan {
+        Plan::over(seed, None)
+    }
+
+    /// Over so many partitions, if the seed is not to choose.
+    pub fn over(seed: u64, partitions: Option<u32>) -> Plan {
         let mut rng = Rng::new(seed, 1);
         let features = Features::swarm(&mut rng);
         let users = rng.between(2, 4) as usize;
@@ -152,7 +176,12 @@ impl Plan {
             window_ms: *rng.pick(&[0, 1, 20, 50, 200]),
         };
         let script = script::write(&mut rng, features, shape);
-        Plan { seed, features, shape, script, tls: false, partitions: 1 }
+        let mut rng = Rng::new(seed, 8);
+        let drawn = *rng.pick(&[1, 1, 1, 1, 1, 1, 1, 2, 2, 3]);
+        let partitions = partitions.unwrap_or(drawn);
+        let sources = rng.between(1, u64::from(partitions)) as u32;
+        let features = if partitions > 1 { features.scattered(&mut rng) } else { features };
+        Plan { seed, features, shape, script, tls: false, partitions, sources }
     }
 
     pub fn has(&self, feature: Feature) -> bool {

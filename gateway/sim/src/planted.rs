@@ -53,12 +53,20 @@ pub enum Seam {
     LostTail,
     /// A chunk of what a client says is lost.
     ChunkLost,
+    /// A push counts as appended to the upstream log before the log has it.
+    QueuedUnplaced,
+    /// Errands of one round are asked one by one, so that one may be refused for a moment and the next one taken.
+    ErrandsOneByOne,
+    /// Errands count as arrived when they are on their way.
+    RoutedTooEarly,
+    /// An errand is answered before it is committed.
+    ErrandTakenUncommitted,
     /// A data folder that is made anew begins in the epoch of the one that was lost.
     EpochUnchangedAfterLoss,
 }
 
 impl Seam {
-    pub const ALL: [Seam; 17] = [
+    pub const ALL: [Seam; 21] = [
         Seam::ReorderingFanout,
         Seam::GapUntold,
         Seam::LiveIntoGap,
@@ -75,6 +83,10 @@ impl Seam {
         Seam::CloseWithoutFin,
         Seam::LostTail,
         Seam::ChunkLost,
+        Seam::QueuedUnplaced,
+        Seam::ErrandsOneByOne,
+        Seam::RoutedTooEarly,
+        Seam::ErrandTakenUncommitted,
         Seam::EpochUnchangedAfterLoss,
     ];
 }

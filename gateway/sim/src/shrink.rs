@@ -49,6 +49,11 @@ pub fn shrink(plan: &Plan, planted: Option<Planted>) -> Plan {
             best = smaller;
         }
     }
+    for smaller in less_scattered(&best) {
+        if fails(&smaller) {
+            best = smaller;
+        }
+    }
     best
 }
 
@@ -74,4 +79,10 @@ fn shapes(plan: &Plan) -> Vec<Plan> {
         plan
     };
     vec![with(plan.shape.gateways, 1), with(1, plan.shape.shards), with(1, 1)]
+}
+
+/// The same over fewer partitions and sources.
+fn less_scattered(plan: &Plan) -> Vec<Plan> {
+    let with = |partitions| Plan { partitions, sources: 1, ..plan.clone() };
+    if plan.partitions > 1 { vec![with(plan.partitions), with(2), with(1)] } else { Vec::new() }
 }

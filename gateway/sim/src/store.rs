@@ -240,6 +240,9 @@ impl MessageStore for SimStore {
     fn maintain(&mut self, now: Timestamp) -> Result<(), StoreError> {
         self.inner.maintain(now)?;
         let trim = self.disk.state().trim.take();
+        // What is still owed to other partitions stays, whatever its age.
+        let arrived = self.inner.progress().routed.unwrap_or(Lsn(0));
+        let trim = trim.map(|upto| if self.disk.joined.is_some() { upto.min(arrived) } else { upto });
         if let Some(upto) = trim {
             self.inner.trim(upto);
             let mut state = self.disk.state();

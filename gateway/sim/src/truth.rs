@@ -1,9 +1,10 @@
 //! What is true: the durable history, read as it grows, and what follows from it about who may see what.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tidegate_control_core::domain::{Append, Body, Content, GroupChange, Lsn, PartitionId, Record, StreamKey};
+use tidegate_control_core::domain::{Append, Body, Content, GroupChange, Lsn, PartitionId, Place, Record, StreamKey};
+use tidegate_control_core::partition::own_places;
 
 /// Who writes what backends push.
 pub const BACKEND: &str = "backend";
@@ -25,6 +26,10 @@ pub struct Truth {
     trimmed: BTreeMap<(usize, u32), Lsn>,
     /// The last id and time of each partition.
     last: BTreeMap<u32, (u64, i64)>,
+    /// Ids that were given, where several nodes give them.
+    ids: BTreeSet<u64>,
+    /// Of each conversation in each inbox of another log: how far its entries have come.
+    entries: BTreeMap<(String, Life), u64>,
     disk: usize,
     partitions: u32,
 }
@@ -57,6 +62,7 @@ impl Truth {
         self.keys.clear();
         self.epochs.clear();
         self.last.clear();
+        self.entries.clear();
     }
 
     pub fn disk(&self) -> usize {
@@ -94,15 +100,11 @@ impl Truth {
 
     fn append(&mut self, partition: u32, lsn: Lsn, append: &Append) -> Result<(), String> {
         let body = &append.body;
-        let own = |stream: &StreamKey| PartitionId::of(stream, self.partitions).0 == partition;
-        let own: Vec<bool> = append.places.iter().map(|place| own(&place.stream)).collect();
-        // What another partition sequenced first has an id and a time of there.
-        if own.first() == Some(&true) {
-            let (last_id, last_ts) = self.last.entry(partition).or_default();
-            if body.id.0 <= *last_id || body.ts.0 < *last_ts {
-                return Err(format!("message {} stands behind {last_id}: ids and times only rise", body.id));
-            }
-            (*last_id, *last_ts) = (body.id.0, body.ts.0);
+        let own = own_places(append);
+        // An entry has the id and the time of its message.
+        match own.len() < append.places.len() {
+            true => self.entry(append, &own[0])?,
+            false => self.stamp(partition, body)?,
         }
         if let Some(dedup) = &append.dedup
             && let Some(earlier) = self.keys.insert(dedup.key, body.id.0)
@@ -110,7 +112,8 @@ impl Truth {
             return Err(format!("one key, two messages: {earlier} and {}", body.id));
         }
         self.check_author(append)?;
-        for (place, _) in append.places.iter().zip(own).filter(|(_, own)| *own) {
+        for place in own {
+            self.check_home(partition, &place.stream)?;
             let life = (place.stream.to_string(), place.epoch.to_string());
             self.epochs.insert(life.0.clone(), life.1.clone());
             let disk = self.disk;
@@ -129,6 +132,58 @@ impl Truth {
                 (true, false) => stays.push((place.seq.0, None)),
                 (false, true) => stays.iter_mut().rev().take(1).for_each(|stay| stay.1 = Some(place.seq.0)),
                 _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids and times only rise in each log; where several nodes give ids, none is given twice.
+    fn stamp(&mut self, partition: u32, body: &Body) -> Result<(), String> {
+        let (last_id, last_ts) = self.last.entry(partition).or_default();
+        let behind = self.partitions == 1 && body.id.0 <= *last_id;
+        if behind || body.ts.0 < *last_ts {
+            return Err(format!("message {} stands behind {last_id}: ids and times only rise", body.id));
+        }
+        (*last_id, *last_ts) = (body.id.0, body.ts.0);
+        match self.partitions == 1 || self.ids.insert(body.id.0) {
+            true => Ok(()),
+            false => Err(format!("message {} stands twice", body.id)),
+        }
+    }
+
+    /// An inbox gets what was said in a conversation, each once, in its order.
+    fn entry(&mut self, append: &Append, own: &Place) -> Result<(), String> {
+        let said = &append.places[0];
+        let life: Life = (said.stream.to_string(), said.epoch.to_string());
+        if self.message(&life, said.seq.0).is_none_or(|body| body.id != append.body.id) {
+            return Err(format!("{}: an entry of {} {}, which does not stand there", own.stream, said.stream, said.seq));
+        }
+        let before = self.entries.entry((own.stream.to_string(), life)).or_default();
+        if said.seq.0 != *before + 1 {
+            return Err(format!("{}: the entry of {} {} comes after that of {before}", own.stream, said.stream, said.seq));
+        }
+        *before = said.seq.0;
+        Ok(())
+    }
+
+    fn check_home(&self, partition: u32, stream: &StreamKey) -> Result<(), String> {
+        match PartitionId::of(stream, self.partitions).0 == partition {
+            true => Ok(()),
+            false => Err(format!("{stream}: written in partition {partition}, which does not have it")),
+        }
+    }
+
+    /// Whether both inboxes have all that was said in each conversation. With one partition they have it in its record.
+    pub fn entries_are_whole(&self) -> Result<(), String> {
+        let alive = |history: &&History| history.disk == self.disk && self.partitions > 1;
+        for ((stream, epoch), history) in self.lives.iter().filter(|(_, history)| alive(history)) {
+            let Some(users) = stream.strip_prefix("c:") else { continue };
+            for user in users.split(':') {
+                let inbox = (format!("u:{user}"), (stream.clone(), epoch.clone()));
+                let (has, said) = (self.entries.get(&inbox).copied().unwrap_or(0), history.messages.len() as u64);
+                if has != said {
+                    return Err(format!("{}: has {has} entries of the {said} in {stream}", inbox.0));
+                }
             }
         }
         Ok(())

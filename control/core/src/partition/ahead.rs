@@ -11,6 +11,7 @@ use super::dedup;
 use super::heads::{Mode, Standing};
 use super::sequencer::Partition;
 use crate::domain::names::EVERYBODY;
+use crate::domain::record::Dedup;
 use crate::domain::{Seq, StreamKey, StreamKind};
 use crate::ports::{MessageStore, StoreError};
 
@@ -22,22 +23,28 @@ impl<S: MessageStore> Partition<S> {
         let mut keys: BTreeSet<[u8; 16]> = BTreeSet::new();
         let mut streams: BTreeSet<StreamKey> = BTreeSet::new();
         for input in inputs {
-            let (stream, key) = match input {
+            let mut ask = |stream: StreamKey, key: Option<Dedup>| {
+                keys.extend(key.map(|dedup| dedup.key).filter(|key| !self.batch.overlay.dedup.contains_key(key)));
+                if self.heads.find(self.heads.hash(&stream), &stream).is_none() {
+                    streams.insert(stream);
+                }
+            };
+            match input {
                 Input::Command { command: Command::Push(push), .. } | Input::Appended { push, .. } => {
                     let stream = stream_of(push);
                     let key = if push.ephemeral { None } else { dedup::of_push(push, &stream) };
-                    (stream, key)
+                    ask(stream, key);
                 }
-                Input::Command { command: Command::Errand(Errand::Entry { inbox, place, .. }), .. } => {
-                    let stream = inbox.stream();
-                    let key = dedup::of_entry(place, &stream);
-                    (stream, Some(key))
+                Input::Command { command: Command::Errands(errands), .. } => {
+                    for errand in errands {
+                        if let Errand::Entry { inbox, place, .. } = errand {
+                            let stream = inbox.stream();
+                            let key = dedup::of_entry(place, &stream);
+                            ask(stream, Some(key));
+                        }
+                    }
                 }
-                _ => continue,
-            };
-            keys.extend(key.map(|dedup| dedup.key).filter(|key| !self.batch.overlay.dedup.contains_key(key)));
-            if self.heads.find(self.heads.hash(&stream), &stream).is_none() {
-                streams.insert(stream);
+                _ => {}
             }
         }
         // One question costs as much alone as when it is wanted.
@@ -85,7 +92,7 @@ pub fn homes_of(command: &Command) -> SmallVec<[StreamKey; 1]> {
             smallvec![stream.clone()]
         }
         Command::Heads { streams, .. } => streams.iter().cloned().collect(),
-        Command::Errand(errand) => smallvec![errand.to().stream()],
+        Command::Errands(errands) => errands.iter().take(1).map(|errand| errand.to().stream()).collect(),
     }
 }
 

@@ -122,8 +122,9 @@ pub enum Command {
         uid: Option<Uid>,
         streams: Vec<StreamKey>,
     },
-    /// From another partition, which may say it more than once.
-    Errand(Errand),
+    /// From another partition, which may say it more than once: a run of what it owes, in the order of its log, where nothing
+    /// is missing before what comes next. Whole, since one that came alone would overtake those before it.
+    Errands(Vec<Errand>),
 }
 
 /// What a record of one partition owes to another: derived from the record alone, so a new owner finds it in the log again.
@@ -141,6 +142,14 @@ impl Errand {
         match self {
             Errand::Entry { inbox, .. } => inbox,
             Errand::Joined(joined) => &joined.uid,
+        }
+    }
+
+    /// What it takes with it.
+    pub fn content_bytes(&self) -> usize {
+        match self {
+            Errand::Entry { body, .. } => body.content.len(),
+            Errand::Joined(_) => 0,
         }
     }
 }

@@ -34,7 +34,7 @@ pub use api::{
     Output, Push, Recovered, Reply, Token,
 };
 pub use config::{GroupHistory, PartitionConfig};
-pub use errands::errands_of;
+pub use errands::{errands_of, own_places};
 pub use groups::SYSTEM_GROUP;
 pub use ids::{Clock, ID_EPOCH_MS};
 pub use links::{ATTACHMENTS_MAX, OPENS_DEFERRED_MAX};

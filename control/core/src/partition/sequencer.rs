@@ -248,7 +248,7 @@ impl<S: MessageStore> Partition<S> {
                 Ok(())
             }
             Command::Heads { uid, streams } => self.decide_heads(token, uid, streams),
-            Command::Errand(errand) => self.decide_errand(token, errand),
+            Command::Errands(errands) => self.decide_errands(token, errands),
         }
     }
 
@@ -261,7 +261,7 @@ impl<S: MessageStore> Partition<S> {
         }
         let last = match self.batch.records.is_empty() && self.batch.progress.is_empty() {
             true => self.store.last_lsn(),
-            false => match self.store.commit_with(&self.batch.records, self.batch.progress) {
+            false => match self.commit_batch() {
                 Ok(last) => last,
                 Err(StoreError::Unavailable(why)) => return self.put_off(why, out),
                 Err(error) => return Err(error),
@@ -284,6 +284,22 @@ impl<S: MessageStore> Partition<S> {
             self.perform(effect, &batch.records, &batch.hashes, before, out)?;
         }
         self.finish_turn(batch, last, out)
+    }
+
+    fn commit_batch(&mut self) -> Result<Lsn, StoreError> {
+        let (records, progress) = (&self.batch.records, self.batch.progress);
+        if planted::is(Bug::PlaceBeforeEffect) {
+            self.store.commit_with(&[], progress)?;
+            return self.store.commit_with(records, Progress::default());
+        }
+        if planted::is(Bug::PlaceAfterEffect) {
+            let last = self.store.commit_with(records, Progress::default())?;
+            return match self.store.commit_with(&[], progress) {
+                Err(StoreError::Unavailable(_)) => Ok(last),
+                result => result,
+            };
+        }
+        self.store.commit_with(records, progress)
     }
 
     fn put_off(&mut self, why: Box<str>, out: &mut Vec<Output>) -> Result<(), StoreError> {

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 use tidegate_control_core::domain::{
-    Append, Epoch, Gid, GroupChange, Lsn, Mark, MembershipChange, MessageId, Place, Record, Role, Seq, StreamKey,
-    StreamKind, Timestamp, Uid,
+    Append, Epoch, Gid, GroupChange, Lsn, Mark, MembershipChange, MessageId, Record, Role, Seq, StreamKey, Timestamp,
+    Uid,
 };
+use tidegate_control_core::partition::own_places;
 use tidegate_control_core::ports::{DedupHit, Progress};
 
 use crate::adapters::embedded::codec;
@@ -157,21 +158,6 @@ impl Changes {
         };
         self.members.insert(key, row);
     }
-}
-
-/// The places that are in this partition: an inbox's entry of a conversation begins with the conversation's, which is not.
-fn own_places(append: &Append) -> &[Place] {
-    match append.places.as_slice() {
-        [foreign, own] if foreign.stream.kind() == StreamKind::Conversation && is_entry(append) => {
-            std::slice::from_ref(own)
-        }
-        places => places,
-    }
-}
-
-/// Whether the record is an inbox's entry, and not a whole one-to-one message of a user with themselves.
-fn is_entry(append: &Append) -> bool {
-    append.places.first().and_then(|place| place.stream.pair()).is_some_and(|(a, b)| a != b)
 }
 
 /// Places of a record, for retention, which deletes them with it.

@@ -61,7 +61,9 @@ pub(crate) fn ask(corr: u64, partition: PartitionId, command: Command) -> v1::No
         Command::Heads { uid, streams } => {
             Wire::Heads(v1::NodeHeads { uid: by(uid), streams: streams.iter().map(StreamKey::to_string).collect() })
         }
-        Command::Errand(errand) => Wire::Errand(errand_out(&errand)),
+        Command::Errands(errands) => {
+            Wire::Errands(v1::NodeErrands { errands: errands.iter().map(errand_out).collect() })
+        }
     };
     v1::NodeAsk { corr, partition: partition.0, command: Some(command) }
 }
@@ -109,7 +111,7 @@ pub(crate) fn asked(ask: v1::NodeAsk) -> Result<(u64, PartitionId, Command), Bad
             uid: maybe(&heads.uid, "uid")?,
             streams: heads.streams.iter().map(|stream| name(stream, "stream")).collect::<Result<_, _>>()?,
         },
-        Wire::Errand(errand) => Command::Errand(errand_in(&errand)?),
+        Wire::Errands(run) => Command::Errands(run.errands.iter().map(errand_in).collect::<Result<_, _>>()?),
     };
     Ok((ask.corr, PartitionId(ask.partition), command))
 }

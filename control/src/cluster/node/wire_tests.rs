@@ -78,8 +78,7 @@ fn every_command_arrives_as_it_was_asked() {
             limit: 7,
         },
         Command::Heads { uid: Some(uid("ann")), streams: vec![stream("u:ann"), stream("g:go")] },
-        Command::Errand(Errand::Entry { inbox: uid("bob"), place, body: body() }),
-        Command::Errand(Errand::Joined(joined)),
+        Command::Errands(vec![Errand::Entry { inbox: uid("bob"), place, body: body() }, Errand::Joined(joined)]),
     ];
     for command in commands {
         let said = format!("{command:?}");

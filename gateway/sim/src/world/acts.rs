@@ -60,7 +60,12 @@ impl World {
                 let partition = self.some_partition();
                 let disk = &self.seats[partition].disk;
                 (0..after).for_each(|_| disk.plant(Fault::None));
-                disk.plant(Fault::DiesWithin { kept: kept as usize });
+                // What several partitions share commits whole or not at all.
+                disk.plant(match (self.seats.len(), kept % 2) {
+                    (1, _) => Fault::DiesWithin { kept: kept as usize },
+                    (_, 0) => Fault::DiesBefore,
+                    _ => Fault::DiesAfter,
+                });
             }
             Action::StoreAway { commits } => {
                 let partition = self.some_partition();
@@ -131,6 +136,8 @@ impl World {
             seat.known = 0;
         }
         self.truth.lose_disk();
+        let lost = self.upstream.as_mut().map(|upstream| upstream.lose()).unwrap_or_default();
+        self.nobody_answers(lost);
     }
 
     /// Another process has become the owner. The old one does not know it: it still has its callers, and takes new ones.
@@ -146,17 +153,35 @@ impl World {
         (young.clock_ms, young.stale) = (old.clock_ms, old.stale);
         seat.zombie = Some(std::mem::replace(&mut seat.control, young));
         seat.control.starts_at = self.now + self.rng.below(20 * MS);
-        seat.carrier.begin_anew();
         self.break_links(partition);
     }
 
-    /// A backend calls whom it takes for the owner.
+    /// A backend calls whom it takes for the owner, or anybody where that appends.
     pub(super) fn call(&mut self, push: usize) {
+        if self.upstream.is_some() && !self.callers.sayings[push].said.ephemeral {
+            return self.ask_owner(push);
+        }
         let partition = self.partition_of_push(push);
         let seat = &mut self.seats[partition];
         let of_old = seat.zombie.is_some() && self.rng.chance(500);
         let control = seat.zombie.as_mut().filter(|_| of_old).unwrap_or(&mut seat.control);
         self.callers.call(self.now, push, control);
+    }
+}
+
+impl World {
+    /// One partition is called itself; durable pushes to several are appended to the upstream log.
+    pub(super) fn ask_owner(&mut self, number: usize) {
+        match &mut self.upstream {
+            Some(upstream) if !self.callers.sayings[number].said.ephemeral => {
+                let push = self.callers.push(number);
+                upstream.take(self.now, push, Waiter::Push(number));
+            }
+            _ => {
+                let partition = self.partition_of_push(number);
+                self.callers.call(self.now, number, &mut self.seats[partition].control);
+            }
+        }
     }
 }
 

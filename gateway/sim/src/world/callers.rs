@@ -32,6 +32,8 @@ pub struct Saying {
     /// Some attempt has no known outcome.
     unknown: bool,
     refused: bool,
+    /// It was told that it is durable, on this disk.
+    queued: Option<usize>,
     attempts: u32,
 }
 
@@ -53,7 +55,7 @@ impl Callers {
         let mut text = format!("m{number} {} ", said.to);
         text.extend(std::iter::repeat_n('x', said.bytes));
         let key = format!("k{number}");
-        let saying = Saying { said, text, key, place: None, unknown: false, refused: false, attempts: 0 };
+        let saying = Saying { said, text, key, place: None, unknown: false, refused: false, queued: None, attempts: 0 };
         self.sayings.push(saying);
         number
     }
@@ -63,10 +65,17 @@ impl Callers {
         if control.life.is_none() {
             return self.come_again(now, number);
         }
+        let push = self.push(number);
+        let at = now + self.rng.between(50_000, 3 * MS);
+        control.call(at, Command::Push(push), Waiter::Push(number));
+    }
+
+    /// What a backend asks for, once more.
+    pub fn push(&mut self, number: usize) -> Box<Push> {
         let saying = &mut self.sayings[number];
         saying.attempts += 1;
         let said = &saying.said;
-        let push = Push {
+        Box::new(Push {
             id: None,
             ack_durable: false,
             to: said.to.parse().expect("a stream"),
@@ -82,12 +91,10 @@ impl Callers {
             priority: Priority::Normal,
             ttl_s: said.ttl_s,
             platforms: said.platform.iter().map(|name| (*name).into()).collect(),
-        };
-        let at = now + self.rng.between(50_000, 3 * MS);
-        control.call(at, Command::Push(Box::new(push)), Waiter::Push(number));
+        })
     }
 
-    fn come_again(&mut self, now: u64, number: usize) {
+    pub fn come_again(&mut self, now: u64, number: usize) {
         let at = now + self.rng.between(20 * MS, 200 * MS);
         self.again.push_back((at, number));
     }
@@ -128,6 +135,14 @@ impl Callers {
                 self.accept(number, Answer::Ok { life, seq, id: id.to_string(), duplicate }, truth)?;
                 let saying = &self.sayings[number];
                 if self.retries && saying.said.keyed && saying.attempts < 3 && self.rng.chance(300) {
+                    self.come_again(now, number);
+                }
+                Ok(())
+            }
+            Ok(Reply::Queued { .. }) => {
+                let saying = &mut self.sayings[number];
+                saying.queued = Some(truth.disk());
+                if saying.said.keyed && self.rng.chance(500) {
                     self.come_again(now, number);
                 }
                 Ok(())
@@ -181,6 +196,12 @@ impl Callers {
             _ => saying.place = Some((disk, life, seq, id)),
         }
         Ok(())
+    }
+
+    /// What was told to be durable, on the present disk.
+    pub fn queued(&self, truth: &Truth) -> impl Iterator<Item = &str> {
+        let disk = truth.disk();
+        self.sayings.iter().filter(move |saying| saying.queued == Some(disk)).map(|saying| saying.text.as_str())
     }
 
     pub fn is_calm(&self) -> bool {

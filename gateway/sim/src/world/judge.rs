@@ -1,9 +1,11 @@
 //! The end of a run: faults stop, everybody catches up, one more message goes everywhere, and everything is judged.
 
 use super::callers::Said;
-use super::{LOOK_NS, Phase, SETTLE_NS, Seat, World, quiet, streams};
+use super::owners::ErrandFaults;
+use super::{LOOK_NS, Phase, SETTLE_NS, World, quiet, streams};
 use crate::client::Client;
 use crate::script::{Action, SCRIPT_NS};
+use crate::upstream::Faults;
 
 impl World {
     /// Looks whether everything is where it belongs; goes on to the next phase if so.
@@ -32,6 +34,10 @@ impl World {
             (seat.control.twice, seat.control.stale) = (0, 0);
             self.end_zombie(partition);
         }
+        self.errand_faults = ErrandFaults::default();
+        if let Some(upstream) = &mut self.upstream {
+            upstream.faults = Faults { patience_ms: upstream.faults.patience_ms, ..Faults::default() };
+        }
         self.ups.iter_mut().for_each(|up| up.doomed = None);
         for gateway in &mut self.gateways {
             for shard in &mut gateway.shards {
@@ -59,6 +65,13 @@ impl World {
         }
         self.phase = Phase::Over;
         self.callers.judge(&self.truth)?;
+        self.truth.entries_are_whole()?;
+        if let Some(upstream) = &self.upstream {
+            upstream.judge(&self.truth)?;
+            if let Some(lost) = self.callers.queued(&self.truth).find(|text| !upstream.has(text)) {
+                return Err(format!("{lost}: queued, and not in the upstream log"));
+            }
+        }
         for client in &self.clients {
             let judged = client.log.judge(&client.reader, &self.truth);
             judged.map_err(|violation| format!("client {}: {violation}", client.number))?;
@@ -74,12 +87,12 @@ impl World {
     }
 
     fn settled(&self) -> Result<(), String> {
-        let idle = |seat: &Seat| seat.control.life.is_some() && seat.control.api.is_empty();
-        if !self.seats.iter().all(idle) || !self.callers.is_calm() {
-            return Err("callers wait".to_owned());
+        let upstream = self.upstream.as_ref();
+        if !self.seats.iter().all(|seat| seat.control.is_idle(upstream)) || !self.callers.is_calm() {
+            return Err("callers, errands or the upstream log wait".to_owned());
         }
-        if !self.seats.iter().all(|seat| seat.carrier.is_idle()) {
-            return Err("errands wait".to_owned());
+        if upstream.is_some_and(|upstream| !upstream.is_idle()) {
+            return Err("the upstream log is at work".to_owned());
         }
         for client in &self.clients {
             self.client_settled(client).map_err(|why| format!("client {}: {why}", client.number))?;

@@ -5,19 +5,20 @@ mod acts;
 mod callers;
 mod clients;
 mod judge;
+mod owners;
 
 use std::collections::BTreeMap;
 
-use tidegate_control_core::domain::{Epoch, PartitionId, Refusal};
-use tidegate_control_core::partition::{Command, GatewayId, Reply};
+use tidegate_control_core::domain::{Epoch, PartitionId};
+use tidegate_control_core::partition::GatewayId;
 use tidegate_gateway_core::hub::HubConfig;
 use tidegate_gateway_core::shard::{ShardConfig, ShardInput};
 
 use self::callers::Callers;
+use self::owners::{ErrandFaults, Owner};
 use crate::bus::PLATFORMS;
-use crate::carrier::Carrier;
 use crate::client::{Client, Habits};
-use crate::control::{Control, Waiter, send};
+use crate::control::{Control, send};
 use crate::gateway::{Down, Gateway, Up};
 use crate::net::Manners;
 use crate::plan::{Feature, Plan};
@@ -27,6 +28,7 @@ use crate::script::{MS, SCRIPT_NS};
 use crate::store::{Disk, JoinedGroups};
 use crate::trace::Trace;
 use crate::truth::Truth;
+use crate::upstream::{Faults, Upstream};
 
 /// When faults stop, everything must be where it belongs within this time.
 const SETTLE_NS: u64 = 40_000 * MS;
@@ -46,6 +48,11 @@ pub struct World {
     ups: Vec<Upkeep>,
     /// Per partition.
     seats: Vec<Seat>,
+    /// With several partitions.
+    upstream: Option<Upstream>,
+    errand_faults: ErrandFaults,
+    /// Numbers of attempts to carry errands.
+    attempts: u64,
     clients: Vec<Client>,
     /// Per client: when it reads.
     reads: Vec<Option<u64>>,
@@ -66,7 +73,15 @@ struct Seat {
     disk: Disk,
     /// Records of the log that are true already.
     known: usize,
-    carrier: Carrier,
+}
+
+impl Seat {
+    fn owner(&mut self, owner: Owner) -> Option<&mut Control> {
+        match owner {
+            Owner::Present => Some(&mut self.control),
+            Owner::Zombie => self.zombie.as_mut(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +117,8 @@ enum Actor {
     Control(usize),
     Zombie(usize),
     Start(usize),
-    Carrier(usize),
+    Carrier(usize, Owner),
+    Upstream,
     Client(usize),
     Callers,
 }
@@ -144,9 +160,13 @@ impl World {
             }
             let mut control = Control::new((partition, count), credit, twice, seam, Rng::new(rng.next(), 6));
             control.stale = if plan.has(Feature::StaleOwner) { 100 } else { 0 };
-            Seat { control, zombie: None, disk, known: 0, carrier: Carrier::default() }
+            Seat { control, zombie: None, disk, known: 0 }
         });
         let seats = seats.collect();
+        let upstream = (count > 1).then(|| {
+            let faults = faults(&plan);
+            Upstream::new((count, plan.sources), faults, seam, Rng::new(rng.next(), 10))
+        });
         World {
             seam,
             now: 0,
@@ -154,6 +174,9 @@ impl World {
             gateways,
             ups,
             seats,
+            upstream,
+            errand_faults: errand_faults(&plan),
+            attempts: 0,
             reads: vec![None; clients.len()],
             clients,
             callers: Callers::new(Rng::new(rng.next(), 7), plan.has(Feature::Retries)),
@@ -219,13 +242,16 @@ impl World {
             offer(seat.control.turn_at, Actor::Control(partition));
             offer(seat.zombie.as_ref().and_then(|zombie| zombie.turn_at), Actor::Zombie(partition));
             offer(seat.control.life.is_none().then_some(seat.control.starts_at), Actor::Start(partition));
-            offer(seat.carrier.acts_at, Actor::Carrier(partition));
+            offer(seat.control.carrier.acts_at, Actor::Carrier(partition, Owner::Present));
+            let zombie = seat.zombie.as_ref().and_then(|zombie| zombie.carrier.acts_at);
+            offer(zombie, Actor::Carrier(partition, Owner::Zombie));
         }
         for (number, client) in self.clients.iter().enumerate() {
             let read = self.reads[number].map(|at| at.max(client.pace.stalled_until));
             offer([client.wakes_at(), read].into_iter().flatten().min(), Actor::Client(number));
         }
         offer(self.callers.wakes_at(), Actor::Callers);
+        offer(self.upstream.as_ref().and_then(Upstream::wakes_at), Actor::Upstream);
         (best.0, best.2)
     }
 
@@ -270,15 +296,15 @@ impl World {
             Actor::Control(partition) => self.control_turn(partition),
             Actor::Zombie(partition) => self.zombie_turn(partition),
             Actor::Start(partition) => self.start(partition),
-            Actor::Carrier(partition) => {
-                self.carry(partition);
+            Actor::Carrier(partition, owner) => {
+                self.carry(partition, owner);
                 Ok(())
             }
+            Actor::Upstream => self.upstream_turn(),
             Actor::Client(client) => self.client_turn(client),
             Actor::Callers => {
                 for push in self.callers.due(self.now) {
-                    let partition = self.partition_of_push(push);
-                    self.callers.call(self.now, push, &mut self.seats[partition].control);
+                    self.ask_owner(push);
                 }
                 Ok(())
             }
@@ -333,132 +359,6 @@ impl World {
         self.ups[gateway].dials_at[partition] = Some(self.now + self.rng.between(5 * MS, away));
         self.seats[partition].control.wake(seen);
         self.trace.note(self.now, || format!("link {gateway} to {partition} breaks"));
-    }
-
-    fn start(&mut self, partition: usize) -> Result<(), String> {
-        let at = self.now + self.rng.below(5 * MS);
-        let seat = &mut self.seats[partition];
-        seat.carrier.begin_anew();
-        for (lsn, errand) in seat.control.start(self.now, &seat.disk)? {
-            seat.carrier.take(at, lsn, errand);
-        }
-        self.trace.note(self.now, || format!("control starts {partition}"));
-        self.read_history()
-    }
-
-    fn control_turn(&mut self, partition: usize) -> Result<(), String> {
-        let turned = self.seats[partition].control.turn(self.now, &mut self.gateways);
-        self.read_history()?;
-        for (push, result) in turned.answers {
-            self.callers.answered(self.now, push, result, &self.truth)?;
-        }
-        self.carried(turned.taken)?;
-        let at = self.now + self.rng.between(50_000, 2 * MS);
-        for (lsn, errand) in turned.errands {
-            self.seats[partition].carrier.take(at, lsn, errand);
-        }
-        for id in turned.detached {
-            let of = |gateway: &Gateway| gateway.links[partition].id == Some(id);
-            if let Some(gateway) = self.gateways.iter().position(of) {
-                self.break_link(gateway, partition);
-            }
-        }
-        for gateway in 0..self.gateways.len() {
-            let doomed = self.ups[gateway].doomed.filter(|doomed| *doomed == partition);
-            if doomed.is_some() && self.gateways[gateway].links[partition].down.len() > 1 {
-                self.ups[gateway].doomed = None;
-                self.break_link(gateway, partition);
-            }
-        }
-        match turned.died {
-            Some(why) if why.contains("outputs of a batch") || why.contains("second answer") => Err(why),
-            Some(why) => {
-                self.trace.note(self.now, || format!("control {partition} dies: {why}"));
-                self.crash_control(partition);
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-
-    /// It has callers, but no links: its gateways have dialled its successor. What it owes is in the log, and so its
-    /// successor's to carry.
-    fn zombie_turn(&mut self, partition: usize) -> Result<(), String> {
-        let Some(zombie) = &mut self.seats[partition].zombie else { return Ok(()) };
-        let turned = zombie.turn(self.now, &mut []);
-        self.read_history()?;
-        for (push, result) in turned.answers {
-            self.callers.answered(self.now, push, result, &self.truth)?;
-        }
-        self.carried(turned.taken)?;
-        if let Some(why) = turned.died {
-            self.trace.note(self.now, || format!("the old owner of {partition} dies: {why}"));
-            self.end_zombie(partition);
-        }
-        Ok(())
-    }
-
-    /// One errand goes on its way.
-    fn carry(&mut self, partition: usize) {
-        let Some(attempt) = self.seats[partition].carrier.attempt(self.plan.partitions) else { return };
-        let (at, later) = (self.now + self.rng.between(50_000, 3 * MS), self.now + self.rng.between(5 * MS, 100 * MS));
-        let target = &mut self.seats[attempt.to.0 as usize].control;
-        match target.life.is_some() {
-            true => {
-                let waiter = Waiter::Errand { from: partition, number: attempt.number };
-                target.call(at, Command::Errand(attempt.errand), waiter);
-            }
-            false => self.seats[partition].carrier.missed(attempt.number, later),
-        }
-    }
-
-    fn carried(&mut self, taken: Vec<(usize, u64, Result<Reply, Refusal>)>) -> Result<(), String> {
-        for (from, number, result) in taken {
-            let (at, again) = (self.now + self.rng.below(MS), self.now + self.rng.between(5 * MS, 100 * MS));
-            let seat = &mut self.seats[from];
-            if let Some(upto) = seat.carrier.answered(number, result, at, again)? {
-                seat.control.routed(self.now + 10_000, upto);
-            }
-        }
-        Ok(())
-    }
-
-    fn end_zombie(&mut self, partition: usize) {
-        if let Some(mut zombie) = self.seats[partition].zombie.take() {
-            let lost = zombie.crash();
-            self.nobody_answers(lost);
-        }
-    }
-
-    fn crash_control(&mut self, partition: usize) {
-        let lost = self.seats[partition].control.crash();
-        self.nobody_answers(lost);
-        self.seats[partition].carrier.begin_anew();
-        self.break_links(partition);
-        self.seats[partition].control.starts_at = self.now + self.rng.between(5 * MS, 400 * MS);
-    }
-
-    fn nobody_answers(&mut self, waiters: Vec<Waiter>) {
-        let mut pushes = Vec::new();
-        for waiter in waiters {
-            match waiter {
-                Waiter::Push(push) => pushes.push(push),
-                Waiter::Errand { from, number } => {
-                    let again = self.now + self.rng.between(5 * MS, 100 * MS);
-                    self.seats[from].carrier.missed(number, again);
-                }
-                Waiter::Operator | Waiter::Link { .. } => {}
-            }
-        }
-        self.callers.lost(self.now, pushes);
-    }
-
-    fn break_links(&mut self, partition: usize) {
-        for gateway in 0..self.gateways.len() {
-            self.break_link(gateway, partition);
-            // Nobody is left to hear.
-            self.gateways[gateway].links[partition].up.clear();
-        }
     }
 
     /// What became durable is true from now on.
@@ -567,6 +467,22 @@ fn manners(plan: &Plan, rng: &mut Rng) -> Manners {
 /// Without what is a fault.
 fn quiet(manners: Manners) -> Manners {
     Manners { short_sends: 0, late_completions: 0, split_receives: 0, slots: 4_096, ..manners }
+}
+
+fn faults(plan: &Plan) -> Faults {
+    let when = |feature, value| if plan.has(feature) { value } else { 0 };
+    Faults {
+        refuses: when(Feature::LogAway, 60),
+        times_out: when(Feature::LogAway, 60),
+        results_lost: when(Feature::ResultsLost, 150),
+        nameless: when(Feature::ResultsLost, 300),
+        patience_ms: if plan.has(Feature::Impatience) { 60 } else { 2_000 },
+    }
+}
+
+fn errand_faults(plan: &Plan) -> ErrandFaults {
+    let when = |feature, value| if plan.has(feature) { value } else { 0 };
+    ErrandFaults { lost: when(Feature::ErrandsLost, 150), late: when(Feature::ErrandsLate, 150) }
 }
 
 fn habits(plan: &Plan, number: usize, rng: &mut Rng) -> Habits {

@@ -66,19 +66,66 @@ fn an_entry_that_arrives_twice_stands_once_and_names_its_conversation() {
     let mut rig = rig_of("u:bob");
     rig.attach(GATEWAY, 1 << 20);
     rig.turn(vec![Input::Interest { gateway: GATEWAY, add: vec![stream("u:bob")], remove: Vec::new() }]);
-    let input = rig.command(Command::Errand(entry.clone()));
+    let input = rig.command(Command::Errands(vec![entry.clone()]));
     let items = links(rig.turn(vec![input]), GATEWAY);
     let [LinkItem::Deliver { stream: to, messages, .. }] = &items[..] else { panic!("{items:?}") };
     assert_eq!((to.as_str(), messages[0].seq), ("u:bob", Seq(1)));
     assert_eq!(messages[0].conversation, Some((stream("c:ann:bob"), Seq(1))));
     for _ in 0..2 {
-        let again = rig.ask(Command::Errand(entry.clone()));
+        let again = rig.ask(Command::Errands(vec![entry.clone()]));
         assert!(matches!(again, Ok(Reply::Done { seq: Some(Seq(1)) })), "{again:?}");
         rig.restart();
     }
     let (page, head) = rig.pull(Some("bob"), "u:bob", 0).expect("readable");
     assert_eq!((seqs(&page.messages), head.head), (vec![1], Seq(1)));
     assert_eq!(page.messages[0].conversation, Some((stream("c:ann:bob"), Seq(1))));
+}
+
+#[test]
+fn a_run_of_errands_is_taken_in_order_and_whole() {
+    let mut conversation = rig_of("c:ann:bob");
+    let inputs = (1..=3).map(|at| conversation.command(Command::Push(Box::new(send("ann", "u:bob", &format!("k{at}"))))));
+    let inputs: Vec<Input> = inputs.collect();
+    let owed = errands(&conversation.turn(inputs));
+    let to = |who: &str| owed.iter().map(|(_, errand)| errand.clone()).filter(|e| e.to().as_str() == who).collect();
+    let run: Vec<Errand> = to("bob");
+    let mut rig = rig_of("u:bob");
+    let (_, far) = near_and_far("u:x", "u:bob");
+    let joined = crate::domain::Joined {
+        uid: stream(&far).uid().expect("an inbox"),
+        gid: gid("go"),
+        epoch: Epoch(7),
+        seq: Seq(1),
+        ts: Timestamp(1),
+    };
+    let misled = run.iter().cloned().chain([Errand::Joined(joined)]).collect();
+    assert_eq!(rig.refusal(Command::Errands(misled)), ErrorCode::NotFound);
+    assert!(rig.disk.records().is_empty(), "none of a run that is refused");
+    let arrived = rig.ask(Command::Errands(run));
+    assert!(matches!(arrived, Ok(Reply::Done { seq: Some(Seq(3)) })), "{arrived:?}");
+    let (page, _) = rig.pull(Some("bob"), "u:bob", 0).expect("readable");
+    let places: Vec<u64> = page.messages.iter().map(|m| m.conversation.as_ref().expect("an entry").1.0).collect();
+    assert_eq!((seqs(&page.messages), places), (vec![1, 2, 3], vec![1, 2, 3]));
+}
+
+#[test]
+fn an_entry_of_a_message_to_oneself_leaves_its_conversation_where_it_stands() {
+    let home = |name: &str| PartitionId::of(&stream(name), PARTITIONS);
+    let names = (1..100).map(|at| format!("me{at}"));
+    let own = names.into_iter().find(|me| home(&format!("c:{me}:{me}")) == home(&format!("u:{me}"))).expect("one");
+    let inbox = format!("u:{own}");
+    let mut rig = rig_of(&inbox);
+    let say = |rig: &mut Rig, key: &str| {
+        let input = rig.command(Command::Push(Box::new(send(&own, &inbox, key))));
+        errands(&rig.turn(vec![input])).pop().expect("owed to the inbox").1
+    };
+    let first = say(&mut rig, "k1");
+    say(&mut rig, "k2");
+    let arrived = rig.ask(Command::Errands(vec![first]));
+    assert!(matches!(arrived, Ok(Reply::Done { seq: Some(Seq(1)) })), "{arrived:?}");
+    rig.restart();
+    let Errand::Entry { place, .. } = say(&mut rig, "k3") else { panic!("an entry") };
+    assert_eq!(place.seq, Seq(3));
 }
 
 #[test]
@@ -92,7 +139,7 @@ fn what_belongs_elsewhere_is_refused_and_changes_nothing() {
         seq: Seq(1),
         ts: Timestamp(1),
     });
-    assert_eq!(rig.refusal(Command::Errand(entry)), ErrorCode::NotFound);
+    assert_eq!(rig.refusal(Command::Errands(vec![entry])), ErrorCode::NotFound);
     rig.attach(GATEWAY, 1 << 20);
     let streams = vec![named(&far, None)];
     let items = rig.open(LinkOpen { streams, ..open(&far[2..], "d") });
@@ -116,7 +163,7 @@ fn who_comes_into_a_group_is_owed_to_the_users_partition_unless_that_is_this_one
     let mut home = rig_of(&far);
     home.attach(GATEWAY, 1 << 20);
     home.turn(vec![Input::Interest { gateway: GATEWAY, add: vec![stream(&far)], remove: Vec::new() }]);
-    let input = home.command(Command::Errand(Errand::Joined(joined.clone())));
+    let input = home.command(Command::Errands(vec![Errand::Joined(joined.clone())]));
     let items = links(home.turn(vec![input]), GATEWAY);
     let [LinkItem::Membership { lsn, stream: group, seq, joined: true, .. }] = &items[..] else { panic!("{items:?}") };
     assert_eq!((lsn.0, group.as_str(), *seq), (1, "g:go", Seq(2)));

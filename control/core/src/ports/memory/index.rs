@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::domain::{Append, Gid, GroupChange, Lsn, Mark, MembershipChange, Record, Seq, StreamKey, Timestamp, Uid};
+use crate::partition::own_places;
 use crate::ports::{DEVICE_MARKS_MAX, DedupHit, DeviceMark, Group, Head, Member, Page, PageLimit, Stored};
 
 #[derive(Clone, Debug, Default)]
@@ -95,7 +96,7 @@ impl Index {
 
     fn append(&mut self, lsn: Lsn, append: &Append) {
         self.saw(append.body.ts);
-        for place in &append.places {
+        for place in own_places(append) {
             let conversation = (place.stream != append.places[0].stream)
                 .then(|| (append.places[0].stream.clone(), append.places[0].seq));
             let stored = Stored { seq: place.seq, body: append.body.clone(), conversation };
