@@ -147,7 +147,9 @@ impl Carrier {
                     run = 1;
                     continue;
                 }
-                Arrival::Refused(refusal) => tracing::error!(%refusal, partition = partition.0, "an errand was refused"),
+                Arrival::Refused(refusal) => {
+                    tracing::error!(%refusal, partition = partition.0, "an errand was refused")
+                }
                 Arrival::Arrived => {}
             }
             rest = &rest[run..];
@@ -192,11 +194,7 @@ mod tests {
             platforms: Default::default(),
         };
         let stream = StreamKey::conversation(&uid("ann"), &uid("bob"));
-        Errand::Entry {
-            inbox: uid("bob"),
-            place: Place { stream, epoch: Epoch(1), seq: Seq(1) },
-            body: Arc::new(body),
-        }
+        Errand::Entry { inbox: uid("bob"), place: Place { stream, epoch: Epoch(1), seq: Seq(1) }, body: Arc::new(body) }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tidegate_gateway_core::client::ops::{Content, Op, Send};
 use tidegate_gateway_core::hub::{CREDIT_BYTES, HubConfig, PartitionsChanged};
 use tidegate_gateway_core::ids::{Cursor, Seq, SeqRange, StreamKey};
 use tidegate_gateway_core::link::*;
-use tidegate_gateway_core::messages::{ToHub, ToShard};
+use tidegate_gateway_core::messages::{Hello, ToHub, ToShard};
 use tidegate_proto::v1::{self, ok, server_frame::Body};
 
 fn bench(partitions: u32) -> Bench {
@@ -413,4 +413,72 @@ fn anothers_word_of_a_membership_is_asked_for_at_the_groups_partition() {
     bench.link_of(partition, FromLink::Opened(Opened { corr, stream: group.clone(), result: Err(no) }));
     bench.link_of(partition, FromLink::OpenEnd { corr });
     assert!(bench.shard.is_empty(), "it knew better: {:?}", bench.shard);
+}
+
+/// A client that brings a place in a group of another partition than its inbox's: the questions to the group's and to the
+/// inbox's.
+fn coming_back(bench: &mut Bench) -> (StreamKey, (PartitionId, Corr), (PartitionId, Corr)) {
+    let group = groups().into_iter().find(|group| of(group.as_str()) != of("u:alice")).expect("one is far");
+    let cursors = vec![(group.clone(), Cursor { epoch: epoch(&group, 1), seq: Seq(4) })];
+    bench.shard_says(connected(1, Hello { cursors, ..hello("alice", plain()) }));
+    let asked = opens(bench);
+    let at = |partition| asked.iter().find(|(of, ..)| *of == partition).map(|(of, corr, ..)| (*of, *corr));
+    let (far, inbox) = (at(of(group.as_str())).expect("asked"), at(of("u:alice")).expect("asked"));
+    (group, far, inbox)
+}
+
+#[test]
+fn who_is_taken_out_of_a_group_while_another_partition_is_awaited_is_told() {
+    let mut bench = bench(3);
+    let (group, far, inbox) = coming_back(&mut bench);
+    grant(&mut bench, far, &[&group]);
+    bench.link_of(far.0, FromLink::OpenEnd { corr: far.1 });
+    let position = Position { partition: far.0, owner_epoch: 1, lsn: 9 };
+    let (stream, epoch) = (group.clone(), epoch(&group, 1));
+    let (uid, reason) = (uid("alice"), "removed".into());
+    let removed = FromLink::Membership { uid, stream, epoch, seq: Seq(5), joined: false, reason, position };
+    bench.link_of(far.0, removed);
+    grant(&mut bench, inbox, &[&key("u:alice")]);
+    bench.link_of(inbox.0, FromLink::OpenEnd { corr: inbox.1 });
+    let sent = bench.take_sent();
+    let [Body::Welcome(session), Body::Left(left)] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!((session.streams.len(), left.stream.as_str(), left.reason.as_str()), (1, group.as_str(), "forbidden"));
+}
+
+#[test]
+fn a_group_that_was_refused_and_is_named_later_is_asked_for_again() {
+    for answered_first in [true, false] {
+        let mut bench = bench(3);
+        let (group, far, inbox) = coming_back(&mut bench);
+        let message = "no such group".into();
+        let error = LinkError { code: ErrorCode::NotFound, message, retry_after_ms: None, stands: None };
+        let refuse = |bench: &mut Bench| {
+            let result = Err(error.clone());
+            bench.link_of(far.0, FromLink::Opened(Opened { corr: far.1, stream: group.clone(), result }));
+            bench.link_of(far.0, FromLink::OpenEnd { corr: far.1 });
+        };
+        let named = |bench: &mut Bench| {
+            bench.link_of(inbox.0, FromLink::Also { corr: inbox.1, streams: vec![group.clone()] });
+        };
+        grant(&mut bench, inbox, &[&key("u:alice")]);
+        if answered_first {
+            refuse(&mut bench);
+            named(&mut bench);
+        } else {
+            named(&mut bench);
+            assert!(opens(&mut bench).is_empty(), "it is asked already");
+            refuse(&mut bench);
+        }
+        bench.link_of(inbox.0, FromLink::OpenEnd { corr: inbox.1 });
+        let asked = opens(&mut bench);
+        let [(partition, corr, streams, false)] = &asked[..] else { panic!("once more: {asked:?}") };
+        let [OpenStream { stream, cursor: Some(_), auto: false }] = &streams[..] else { panic!("{streams:?}") };
+        assert_eq!((*partition, stream), (far.0, &group));
+        assert!(bench.take_sent().is_empty());
+        grant(&mut bench, (*partition, *corr), &[&group]);
+        bench.link_of(*partition, FromLink::OpenEnd { corr: *corr });
+        let sent = bench.take_sent();
+        let [Body::Welcome(session)] = &sent[..] else { panic!("{sent:?}") };
+        assert_eq!(session.streams.len(), 2);
+    }
 }

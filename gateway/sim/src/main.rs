@@ -142,7 +142,9 @@ fn try_listed(args: &Args) -> ExitCode {
         }
     }
     if moved > 0 {
-        println!("the table of planted bugs in docs/testing.md is out of date: make it anew with --planted all --seeds 10000");
+        println!(
+            "the table of planted bugs in docs/testing.md is out of date: make it anew with --planted all --seeds 10000"
+        );
     }
     eprintln!("{} planted bugs, {moved} elsewhere than listed, {missed} not found", Planted::all().len());
     if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -156,11 +156,17 @@ impl Truth {
         let said = &append.places[0];
         let life: Life = (said.stream.to_string(), said.epoch.to_string());
         if self.message(&life, said.seq.0).is_none_or(|body| body.id != append.body.id) {
-            return Err(format!("{}: an entry of {} {}, which does not stand there", own.stream, said.stream, said.seq));
+            return Err(format!(
+                "{}: an entry of {} {}, which does not stand there",
+                own.stream, said.stream, said.seq
+            ));
         }
         let before = self.entries.entry((own.stream.to_string(), life)).or_default();
         if said.seq.0 != *before + 1 {
-            return Err(format!("{}: the entry of {} {} comes after that of {before}", own.stream, said.stream, said.seq));
+            return Err(format!(
+                "{}: the entry of {} {} comes after that of {before}",
+                own.stream, said.stream, said.seq
+            ));
         }
         *before = said.seq.0;
         Ok(())

@@ -40,6 +40,16 @@ fn the_code_that_ships_violates_nothing() {
     }
 }
 
+/// Whatever number a seed draws.
+#[test]
+fn nor_does_it_over_several_partitions() {
+    for seed in 1..=60 {
+        let plan = Plan::over(seed, Some(2 + (seed % 2) as u32));
+        let (outcome, _) = run(&plan, None, Trace::default());
+        assert_eq!(outcome.violation, None, "cargo xtask sim --partitions {} --seed {seed}", plan.partitions);
+    }
+}
+
 /// What production puts between the worker loop and the sockets of TLS connections, under the same faults.
 #[test]
 fn nor_does_it_over_tls() {

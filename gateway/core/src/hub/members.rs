@@ -14,6 +14,11 @@ use crate::ids::{ConnRef, Now, Seq, ShardId, StreamIdx, StreamKey, Uid};
 use crate::link::LinkError;
 use crate::messages::{ConnClass, ToShard};
 
+fn no_longer_a_member() -> LinkError {
+    let message = "no longer a member of this group".into();
+    LinkError { code: ErrorCode::Forbidden, message, retry_after_ms: None, stands: None }
+}
+
 impl Hub {
     pub(super) fn member_left(&mut self, now: Now, shard: ShardId, idx: StreamIdx) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
@@ -188,8 +193,12 @@ impl Hub {
         for corr in self.opens_of.get(&uid).cloned().unwrap_or_default() {
             let Some(open) = self.opens.get_mut(&corr) else { continue };
             open.late.retain(|late| late.stream != key);
-            let (dropped, kept) = std::mem::take(&mut open.entries).into_iter().partition(|e| Some(e.idx) == live);
+            let entries = std::mem::take(&mut open.entries).into_iter();
+            let (dropped, kept): (Vec<Entry>, _) = entries.partition(|entry| Some(entry.idx) == live);
             open.entries = kept;
+            // Who named it believes that they follow it.
+            let refused = dropped.iter().map(|entry| (entry.part, key.clone(), no_longer_a_member()));
+            open.errors.extend(refused);
             self.retries.push_back(corr);
             self.release(now, dropped);
         }

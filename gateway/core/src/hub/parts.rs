@@ -5,7 +5,8 @@
 //! is answered when all parts are.
 
 use foldhash::fast::FixedState;
-use hashbrown::HashSet;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
 
 use super::open::{Entry, OpenKind, PendingOpen, Stage};
 use super::partitions::Links;
@@ -28,11 +29,14 @@ pub(super) struct Part {
     pub crossed: bool,
     pub streams: Vec<OpenStream>,
     pub auto_join: bool,
+    /// Of its streams, those that the inbox's partition named after it was asked.
+    doubted: Vec<StreamKey>,
 }
 
 impl Part {
     fn new(partition: PartitionId, streams: Vec<OpenStream>, auto_join: bool) -> Part {
-        Part { corr: 0, partition, stage: Stage::Waiting, asked: 0, crossed: false, streams, auto_join }
+        let (stage, doubted) = (Stage::Waiting, Vec::new());
+        Part { corr: 0, partition, stage, asked: 0, crossed: false, streams, auto_join, doubted }
     }
 }
 
@@ -201,6 +205,7 @@ impl Hub {
         let Some(open) = self.opens.get_mut(&id) else { return };
         let Some(part) = open.parts.iter_mut().find(|part| part.corr == corr) else { return };
         (part.stage, part.crossed) = (Stage::Waiting, false);
+        part.doubted.clear();
         let partition = part.partition;
         open.errors.retain(|(of, ..)| *of != corr);
         let (dropped, kept) = std::mem::take(&mut open.entries).into_iter().partition(|entry| entry.part == corr);
@@ -320,25 +325,59 @@ impl Hub {
         }
         match crossed {
             true => self.ask_again(now, corr),
-            false => self.retries.push_back(id),
+            false => {
+                self.ask_refused_again(corr);
+                self.retries.push_back(id);
+            }
         }
     }
 
     /// Streams in other partitions that the open is to have too. Those that it asks for already, by name or because the
-    /// question that named them was asked twice, are not asked for again.
+    /// question that named them was asked twice, are not asked for again, unless they were refused: the user may have come
+    /// into the group since.
     pub(super) fn opens_also(&mut self, corr: Corr, streams: Vec<StreamKey>) {
         let Some(partitions) = self.links.count() else { return };
         let Some(open) = self.asked_open(corr).filter(|open| !open.gone) else { return };
-        let mut seen: HashSet<&str, FixedState> = HashSet::with_hasher(FixedState::default());
-        seen.extend(open.parts.iter().flat_map(|part| &part.streams).map(|asked| asked.stream.as_str()));
-        let room = ALSO_STREAMS_MAX.saturating_sub(seen.len());
-        let fresh = streams.iter().filter(|stream| seen.insert(stream.as_str()));
-        let fresh: Vec<OpenStream> = fresh.map(|stream| open_stream(stream, None, true)).collect();
-        drop(seen);
+        let mut known: HashMap<&str, usize, FixedState> = HashMap::with_hasher(FixedState::default());
+        for (at, part) in open.parts.iter().enumerate() {
+            known.extend(part.streams.iter().map(|asked| (asked.stream.as_str(), at)));
+        }
+        let room = ALSO_STREAMS_MAX.saturating_sub(known.len());
+        let (mut fresh, mut again) = (Vec::new(), Vec::new());
+        for stream in &streams {
+            match known.get(stream.as_str()) {
+                Some(at) => again.push((*at, stream)),
+                None => {
+                    known.insert(stream.as_str(), open.parts.len());
+                    fresh.push(open_stream(stream, None, true));
+                }
+            }
+        }
+        for (at, stream) in again {
+            if let Some(part) = open.parts.get_mut(at).filter(|part| part.stage != Stage::Waiting) {
+                part.doubted.push(stream.clone());
+            }
+        }
+        let ended = open.parts.iter().filter(|part| part.stage == Stage::Ended && !part.doubted.is_empty());
+        let ended: SmallVec<[Corr; 4]> = ended.map(|part| part.corr).collect();
         self.stats.overloaded += u64::from(fresh.len() > room);
         let parts = by_partition(partitions, fresh.into_iter().take(room));
         if let Some(open) = self.parts.get(&corr).copied() {
             self.add_parts(open, parts);
         }
+        ended.into_iter().for_each(|part| self.ask_refused_again(part));
+    }
+
+    /// What this part was refused although the inbox's partition named it, which may have looked later.
+    fn ask_refused_again(&mut self, corr: Corr) {
+        let (Some(partitions), Some(id)) = (self.links.count(), self.parts.get(&corr).copied()) else { return };
+        let Some(open) = self.opens.get_mut(&id) else { return };
+        let Some(part) = open.parts.iter_mut().find(|part| part.corr == corr) else { return };
+        let doubted = std::mem::take(&mut part.doubted);
+        let refused = |stream: &StreamKey| open.errors.iter().any(|(of, key, _)| *of == corr && key == stream);
+        let again = part.streams.iter().filter(|asked| doubted.contains(&asked.stream) && refused(&asked.stream));
+        let again: Vec<OpenStream> = again.cloned().collect();
+        open.errors.retain(|(of, key, _)| *of != corr || !again.iter().any(|asked| asked.stream == *key));
+        self.add_parts(id, by_partition(partitions, again.into_iter()));
     }
 }

@@ -13,7 +13,14 @@ use crate::gateway::{Down, Gateway};
 use crate::planted::Seam;
 
 impl Control {
-    pub(super) fn dispatch(&mut self, now: u64, life: &mut Life, out: Vec<Output>, gateways: &mut [Gateway], turned: &mut Turned) {
+    pub(super) fn dispatch(
+        &mut self,
+        now: u64,
+        life: &mut Life,
+        out: Vec<Output>,
+        gateways: &mut [Gateway],
+        turned: &mut Turned,
+    ) {
         let origin = life.partition.origin();
         for output in out {
             let (to, item) = match output {

@@ -224,7 +224,9 @@ impl Callers {
             if once && !saying.said.ephemeral && standing.iter().any(twice) {
                 return Err(format!("{}: stands twice", saying.text));
             }
-            if saying.refused && !saying.unknown && saying.place.is_none() && anywhere.contains(saying.text.as_str()) {
+            // What was queued on a disk that was lost is refused on the next one, whatever became of it.
+            let unknown = saying.unknown || saying.queued.is_some_and(|disk| disk != truth.disk());
+            if saying.refused && !unknown && saying.place.is_none() && anywhere.contains(saying.text.as_str()) {
                 return Err(format!("{}: was refused, and stands in the log", saying.text));
             }
             if saying.said.ephemeral && anywhere.contains(saying.text.as_str()) {

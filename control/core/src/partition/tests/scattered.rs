@@ -84,7 +84,8 @@ fn an_entry_that_arrives_twice_stands_once_and_names_its_conversation() {
 #[test]
 fn a_run_of_errands_is_taken_in_order_and_whole() {
     let mut conversation = rig_of("c:ann:bob");
-    let inputs = (1..=3).map(|at| conversation.command(Command::Push(Box::new(send("ann", "u:bob", &format!("k{at}"))))));
+    let inputs =
+        (1..=3).map(|at| conversation.command(Command::Push(Box::new(send("ann", "u:bob", &format!("k{at}"))))));
     let inputs: Vec<Input> = inputs.collect();
     let owed = errands(&conversation.turn(inputs));
     let to = |who: &str| owed.iter().map(|(_, errand)| errand.clone()).filter(|e| e.to().as_str() == who).collect();
