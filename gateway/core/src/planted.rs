@@ -22,12 +22,16 @@ pub enum Bug {
     ResetKeepsMembers,
     /// An open that asks several partitions is answered once the first has.
     PartForTheWhole,
+    /// Who is taken out of a group while their open waits for another partition is not told.
+    OutUntold,
+    /// A group that refused is not asked again though the inbox's partition names it later.
+    RefusalStands,
     /// An answer counts although the interest that it speaks of was dropped.
     ForgetCrossesOpen,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 12] = [
         Bug::FullClientAbortsList,
         Bug::SwapRemoveUnderFanout,
         Bug::SendAfterClose,
@@ -37,6 +41,8 @@ impl Bug {
         Bug::HistoryIgnored,
         Bug::ResetKeepsMembers,
         Bug::PartForTheWhole,
+        Bug::OutUntold,
+        Bug::RefusalStands,
         Bug::ForgetCrossesOpen,
     ];
 }

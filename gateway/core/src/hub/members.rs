@@ -13,6 +13,7 @@ use crate::client::gap_frame;
 use crate::ids::{ConnRef, Now, Seq, ShardId, StreamIdx, StreamKey, Uid};
 use crate::link::LinkError;
 use crate::messages::{ConnClass, ToShard};
+use crate::planted::{self, Bug};
 
 fn no_longer_a_member() -> LinkError {
     let message = "no longer a member of this group".into();
@@ -197,7 +198,8 @@ impl Hub {
             let (dropped, kept): (Vec<Entry>, _) = entries.partition(|entry| Some(entry.idx) == live);
             open.entries = kept;
             // Who named it believes that they follow it.
-            let refused = dropped.iter().map(|entry| (entry.part, key.clone(), no_longer_a_member()));
+            let told = dropped.iter().filter(|_| !planted::is(Bug::OutUntold));
+            let refused = told.map(|entry| (entry.part, key.clone(), no_longer_a_member()));
             open.errors.extend(refused);
             self.retries.push_back(corr);
             self.release(now, dropped);

@@ -353,6 +353,7 @@ impl Hub {
                 }
             }
         }
+        drop(known);
         for (at, stream) in again {
             if let Some(part) = open.parts.get_mut(at).filter(|part| part.stage != Stage::Waiting) {
                 part.doubted.push(stream.clone());
@@ -374,6 +375,9 @@ impl Hub {
         let Some(open) = self.opens.get_mut(&id) else { return };
         let Some(part) = open.parts.iter_mut().find(|part| part.corr == corr) else { return };
         let doubted = std::mem::take(&mut part.doubted);
+        if planted::is(Bug::RefusalStands) {
+            return;
+        }
         let refused = |stream: &StreamKey| open.errors.iter().any(|(of, key, _)| *of == corr && key == stream);
         let again = part.streams.iter().filter(|asked| doubted.contains(&asked.stream) && refused(&asked.stream));
         let again: Vec<OpenStream> = again.cloned().collect();

@@ -32,8 +32,8 @@ pub struct Saying {
     /// Some attempt has no known outcome.
     unknown: bool,
     refused: bool,
-    /// It was told that it is durable, on this disk.
-    queued: Option<usize>,
+    /// It was told that it is durable, on these disks.
+    queued: Vec<usize>,
     attempts: u32,
 }
 
@@ -55,7 +55,8 @@ impl Callers {
         let mut text = format!("m{number} {} ", said.to);
         text.extend(std::iter::repeat_n('x', said.bytes));
         let key = format!("k{number}");
-        let saying = Saying { said, text, key, place: None, unknown: false, refused: false, queued: None, attempts: 0 };
+        let saying =
+            Saying { said, text, key, place: None, unknown: false, refused: false, queued: Vec::new(), attempts: 0 };
         self.sayings.push(saying);
         number
     }
@@ -141,7 +142,7 @@ impl Callers {
             }
             Ok(Reply::Queued { .. }) => {
                 let saying = &mut self.sayings[number];
-                saying.queued = Some(truth.disk());
+                saying.queued.push(truth.disk());
                 if saying.said.keyed && self.rng.chance(500) {
                     self.come_again(now, number);
                 }
@@ -201,7 +202,7 @@ impl Callers {
     /// What was told to be durable, on the present disk.
     pub fn queued(&self, truth: &Truth) -> impl Iterator<Item = &str> {
         let disk = truth.disk();
-        self.sayings.iter().filter(move |saying| saying.queued == Some(disk)).map(|saying| saying.text.as_str())
+        self.sayings.iter().filter(move |saying| saying.queued.contains(&disk)).map(|saying| saying.text.as_str())
     }
 
     pub fn is_calm(&self) -> bool {
@@ -225,7 +226,7 @@ impl Callers {
                 return Err(format!("{}: stands twice", saying.text));
             }
             // What was queued on a disk that was lost is refused on the next one, whatever became of it.
-            let unknown = saying.unknown || saying.queued.is_some_and(|disk| disk != truth.disk());
+            let unknown = saying.unknown || saying.queued.iter().any(|disk| *disk != truth.disk());
             if saying.refused && !unknown && saying.place.is_none() && anywhere.contains(saying.text.as_str()) {
                 return Err(format!("{}: was refused, and stands in the log", saying.text));
             }
