@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
 /// How long a server may take to end by itself before it is killed.
@@ -105,7 +105,17 @@ impl Process {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        self.reap();
         true
+    }
+
+    /// A child of ours that has ended keeps its number until somebody asks for its status, and to others it looks alive:
+    /// PostgreSQL refuses to start beside such a predecessor.
+    fn reap(&self) {
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
+            // Not our child: then init has asked.
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
     }
 }
 
@@ -156,5 +166,6 @@ mod tests {
         process.stop(Farewell::Terminate).expect("stop");
         assert!(!process.is_alive());
         process.kill().expect("killing what is gone is no error");
+        assert!(!Path::new(&format!("/proc/{}", process.pid)).exists(), "its number is free again");
     }
 }
