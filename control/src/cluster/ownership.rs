@@ -132,7 +132,11 @@ impl Work {
             let key = self.own.names.owner(partition.0);
             match session.claim(&key, &self.owner_value(partition)).await? {
                 Claimed::Ours => {}
-                Claimed::Theirs(_) => self.close(partition, false).await,
+                Claimed::Theirs(_) => {
+                    // It has forgotten nothing: it was we who were away.
+                    self.calm_until = Some(tokio::time::Instant::now() + CALM);
+                    self.close(partition, false).await;
+                }
             }
         }
         self.session = Some(session);
@@ -257,12 +261,9 @@ impl Work {
             }
         }
         let controls = self.controls.current();
-        let waits = |node: &String| {
-            let entries = controls.values().filter_map(|entry| entry.parse::<ControlNode>().ok());
-            entries.into_iter().any(|control| control.node == *node && control.waits)
-        };
-        let lacks = |node: &&String| counts.get(*node).copied().unwrap_or(0) < share(logic, node, self.own.seats.count());
-        logic.iter().filter(lacks).any(|node| !waits(node))
+        let nodes = controls.values().filter_map(|entry| entry.parse::<ControlNode>().ok());
+        let waiting = nodes.filter(|node| node.waits).map(|node| node.node).collect();
+        somebody_lacks(logic, &waiting, &counts, self.own.seats.count())
     }
 
     /// Claims these, opens what is ours now side by side, and says of each that it is open as soon as it is: gateways wait for
@@ -392,9 +393,31 @@ fn share(nodes: &BTreeSet<String>, node: &str, partitions: u32) -> u32 {
     partitions / count + u32::from(at < partitions % count)
 }
 
+/// Whether a node that takes partitions has fewer than its share.
+fn somebody_lacks(
+    logic: &BTreeSet<String>,
+    waiting: &BTreeSet<String>,
+    counts: &HashMap<String, u32>,
+    partitions: u32,
+) -> bool {
+    let lacks = |node: &String| counts.get(node).copied().unwrap_or(0) < share(logic, node, partitions);
+    logic.difference(waiting).any(lacks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node that came, or came back, waits at first; what was let go for it at once was nobody's meanwhile.
+    #[test]
+    fn nobody_lets_a_partition_go_for_a_node_that_does_not_take_it_yet() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let logic = names(&["a", "b", "c"]);
+        let counts = HashMap::from([("a".to_owned(), 10), ("b".to_owned(), 10)]);
+        assert!(!somebody_lacks(&logic, &names(&["c"]), &counts, 20));
+        assert!(somebody_lacks(&logic, &names(&[]), &counts, 20));
+        assert!(somebody_lacks(&logic, &names(&["a"]), &counts, 20), "c takes");
+    }
 
     #[test]
     fn shares_add_up_to_all_partitions() {
