@@ -105,7 +105,7 @@ async fn a_partition_that_changes_hands_is_attached_as_soon_as_the_registry_says
         serde_json::to_string(&owner).expect("JSON")
     };
     for partition in 0..PARTITIONS {
-        registry.put(&names.owner(partition), &owner(partition as usize, Some(1))).await.expect("put");
+        registry.put(&names.owner(partition), &owner(partition as usize % 2, Some(1))).await.expect("put");
     }
     let node = Node::in_registry(controls[0].clone(), registry.clone(), PARTITIONS as usize, |_| {}).await;
     let control = &controls[0];
