@@ -100,8 +100,7 @@ async fn a_partition_that_changes_hands_is_attached_as_soon_as_the_registry_says
     let (controls, addresses) = Control::cluster(PARTITIONS, 2).await;
     registry.put(&names.partitions(), &PARTITIONS.to_string()).await.expect("put");
     let owner = |node: usize, owner_epoch: Option<u64>| {
-        let owner =
-            Owner { node: format!("c{node}"), incarnation: 1, grpc: addresses[node].clone(), owner_epoch };
+        let owner = Owner { node: format!("c{node}"), incarnation: 1, grpc: addresses[node].clone(), owner_epoch };
         serde_json::to_string(&owner).expect("JSON")
     };
     for partition in 0..PARTITIONS {

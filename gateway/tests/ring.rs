@@ -276,7 +276,11 @@ async fn a_gateway_that_goes_leaves_the_registry_first_and_names_the_places_of_i
             let bye = follower.read_to_bye().await;
             assert!(registry.get(&key).await.expect("answers").is_none(), "it has left before anybody is let go");
             let expected = ["one", "two", "three"].iter().position(|name| place(&without, &follower.uid) == *name);
-            assert_eq!((&bye["code"], &bye["endpoint"]), (&json!(3001), &json!(urls[expected.expect("a place")])), "{bye}");
+            assert_eq!(
+                (&bye["code"], &bye["endpoint"]),
+                (&json!(3001), &json!(urls[expected.expect("a place")])),
+                "{bye}"
+            );
         }
     };
     tokio::join!(site.nodes[0].drain(), listening);

@@ -57,7 +57,8 @@ fn moved(world: &World) -> u64 {
 #[test]
 fn those_whose_place_moved_are_told_where_it_is_and_the_others_stay() {
     let mut world = world(10_000);
-    let clients: Vec<(String, Client)> = (0..1_500).map(|n| format!("u{n}")).map(|u| (u.clone(), world.connect(&u))).collect();
+    let clients: Vec<(String, Client)> =
+        (0..1_500).map(|n| format!("u{n}")).map(|u| (u.clone(), world.connect(&u))).collect();
     let echo = world.echo(READS);
     hear(&mut world, &ring(1, &["a"]));
     world.pass(Duration::from_secs(1));
@@ -139,7 +140,8 @@ fn who_lands_on_the_wrong_gateway_is_kept_for_its_turn_and_then_moved_once() {
 #[test]
 fn a_second_change_replaces_the_plan_and_nobody_is_sent_to_who_has_gone() {
     let mut world = world(50);
-    let clients: Vec<(String, Client)> = (0..400).map(|n| format!("u{n}")).map(|u| (u.clone(), world.connect(&u))).collect();
+    let clients: Vec<(String, Client)> =
+        (0..400).map(|n| format!("u{n}")).map(|u| (u.clone(), world.connect(&u))).collect();
     hear(&mut world, &ring(1, &["a", "b", "c"]));
     world.pass(Duration::from_secs(1));
     let early: BTreeSet<u32> =

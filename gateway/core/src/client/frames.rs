@@ -74,12 +74,7 @@ pub fn gap_frame(stream: &str, epoch: &Epoch, from: Seq, to: Seq, head: Seq, pul
 }
 
 /// The last frame before a close; whether to reconnect follows from the code. `endpoint`: where to, if not empty.
-pub fn bye_frame(
-    code: CloseCode,
-    reason: &str,
-    reconnect_after_ms: Option<u32>,
-    endpoint: &str,
-) -> v1::ServerFrame {
+pub fn bye_frame(code: CloseCode, reason: &str, reconnect_after_ms: Option<u32>, endpoint: &str) -> v1::ServerFrame {
     let bye = v1::Bye {
         code: u32::from(code.number()),
         reason: reason.into(),

@@ -174,7 +174,10 @@ impl Hub {
         self.stats.batch_messages += messages.len() as u64;
         let is_sampled = self.stats.batches % LATENCY_SAMPLE == 1;
         let pushed_at_ms = messages.first().map(|message| message.body.ts).filter(|ts| is_sampled && *ts > 0);
-        self.fan_out(idx, Fanout { stream: idx, range, frames, report_done: false, messages: messages.len() as u32, pushed_at_ms });
+        self.fan_out(
+            idx,
+            Fanout { stream: idx, range, frames, report_done: false, messages: messages.len() as u32, pushed_at_ms },
+        );
     }
 
     fn fan_out(&mut self, idx: StreamIdx, mut fanout: Fanout) {
