@@ -1,21 +1,22 @@
-//! The admin listener: `/healthz`, `/readyz`, `/metrics`. On a thread of its own, so that a slow scrape delays nothing.
+//! The admin listener: `/healthz`, `/readyz`, `/metrics`, `/internal/v1/deliver`. On a thread of its own, so that a slow scrape delays nothing.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, FromRef, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
+use crate::deliver::{self, Deliverer};
 use crate::fleet::{Fleet, HubStatus};
 use crate::front_door::metrics::DoorMetrics;
 use crate::io::Io;
@@ -37,6 +38,13 @@ pub struct AdminState {
     pub hub: Arc<HubStatus>,
     pub io: Io,
     pub draining: Arc<AtomicBool>,
+    pub deliverer: Deliverer,
+}
+
+impl FromRef<AdminState> for Deliverer {
+    fn from_ref(state: &AdminState) -> Deliverer {
+        state.deliverer.clone()
+    }
 }
 
 /// The running listener.
@@ -72,7 +80,9 @@ async fn serve(listener: TcpListener, state: AdminState, stopped: oneshot::Recei
         .route("/healthz", get(|| async { "ok" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(expose))
-        .with_state(state);
+        .route("/internal/v1/deliver", post(deliver::deliver).layer(DefaultBodyLimit::max(deliver::BODY_BYTES_MAX)))
+        .with_state(state)
+        .into_make_service_with_connect_info::<SocketAddr>();
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return error!(%error, "the admin listener cannot be used"),

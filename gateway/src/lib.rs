@@ -18,6 +18,7 @@ mod admin;
 #[cfg(any(test, feature = "checks"))]
 pub mod checks;
 pub mod config;
+mod deliver;
 mod fleet;
 mod front_door;
 mod io;
@@ -38,7 +39,9 @@ use tidegate_gateway_core::hub::{Compression, HubConfig};
 use tidegate_gateway_core::shard::ShardConfig;
 use tidegate_gateway_ring::thread_cpu_ns;
 use tidegate_gateway_tls::Acceptor;
+use tidegate_registry::Registry;
 use tidegate_registry::names::GatewayNode;
+use tidegate_ring::{Loads, Ring};
 use tracing::{info, warn};
 
 pub use config::{Config, DEFAULT_CONFIG, Problem, check};
@@ -47,14 +50,16 @@ pub use link::LinkTarget;
 
 use addresses::Addresses;
 use admin::{Admin, AdminState};
-use config::{RegisteredSettings, Settings};
+use config::{NodeSettings, Settings};
+use deliver::Deliverer;
 use fleet::{Fleet, FleetError, HubStatus, HubThread, ShardPlan, hub_queue};
+use front_door::identity::wall_ms;
 use front_door::metrics::DoorMetrics;
 use front_door::rules::{Door, Rules};
 use front_door::{FrontDoor, Listening, Shared, bind};
 use link::{Identity, LinkSet, LinkStates, Topology};
 use platforms::PlatformTable;
-use registry::{Registration, RegistryThread};
+use registry::{Fellows, Registration, RegistryThread};
 use reload::TlsReload;
 
 /// What is left after the drain's time is closed this much later.
@@ -127,15 +132,22 @@ impl Gateway {
         let platforms = Arc::new(PlatformTable::default());
         let (link_states, hub_status) = (Arc::new(LinkStates::default()), Arc::new(HubStatus::default()));
         let hub_config = hub_config(&settings);
-        let (topology, registry) = match (target, &settings.registered) {
+        let found_in = match &target {
+            LinkTarget::InProcess(_) => None,
+            LinkTarget::Configured => settings.registry.clone(),
+            LinkTarget::Registry(registry) => Some(registry.clone()),
+        };
+        let (topology, registry) = match (target, found_in) {
             (LinkTarget::InProcess(acceptor), _) => (Topology::InProcess(acceptor), None),
-            (LinkTarget::Configured, None) => (Topology::fixed(&settings.link.addrs), None),
-            (LinkTarget::Configured, Some(registered)) => {
-                let registration = registration(registered, &settings.name, incarnation, &addrs);
-                let (owners, thread) = RegistryThread::start(registration).map_err(StartError::Thread)?;
+            (_, None) => (Topology::fixed(&settings.link.addrs), None),
+            (_, Some(registry)) => {
+                let registration = registration(registry, &settings.node, &settings.name, incarnation, &addrs);
+                let fellows = Arc::clone(&fleet);
+                let (owners, thread) = RegistryThread::start(registration, fellows).map_err(StartError::Thread)?;
                 (Topology::Registry(owners), Some(thread))
             }
         };
+        let gateway: Arc<str> = settings.name.as_str().into();
         let links = LinkSet {
             topology,
             settings: settings.link,
@@ -143,13 +155,20 @@ impl Gateway {
             platforms: Arc::clone(&platforms),
             states: Arc::clone(&link_states),
         };
-        let hub = HubThread::start(hub_config, Arc::clone(&fleet), outlet, links, Arc::clone(&hub_status))
+        let (to_hub, deliveries) = deliver::queue();
+        let hub = HubThread::start(hub_config, Arc::clone(&fleet), outlet, links, deliveries, Arc::clone(&hub_status))
             .map_err(StartError::Thread)?;
         let metrics = Arc::new(DoorMetrics::default());
         let draining = Arc::new(AtomicBool::new(false));
         let reload = match &settings.tls {
             Some(tls) => Some(TlsReload::start(Arc::clone(&tls.acceptor)).map_err(StartError::Thread)?),
             None => None,
+        };
+        let deliverer = Deliverer {
+            gateway,
+            tokens: settings.deliver.map(Arc::new),
+            platforms: Arc::clone(&platforms),
+            hub: to_hub,
         };
         let state = AdminState {
             fleet: Arc::clone(&fleet),
@@ -159,6 +178,7 @@ impl Gateway {
             hub: hub_status,
             io: settings.engine.io,
             draining: Arc::clone(&draining),
+            deliverer,
         };
         let admin = Admin::start(admin, state).map_err(StartError::Thread)?;
         let rules = Rules {
@@ -205,6 +225,7 @@ impl Gateway {
     pub fn drain(self) {
         info!(connections = self.fleet.connections(), over_ms = self.drain_ms, "draining");
         self.draining.store(true, Ordering::Relaxed);
+        // First: nobody is given this gateway as a place any more, while those who are let go are told theirs without it.
         if let Some(registry) = &self.registry {
             registry.withdraw();
         }
@@ -285,15 +306,40 @@ fn door_threads(bound: Bound, acceptor: Option<&Arc<Acceptor>>) -> Vec<Vec<Liste
     threads
 }
 
-fn registration(to: &RegisteredSettings, name: &str, incarnation: u64, addrs: &Addrs) -> Registration {
+fn registration(
+    registry: Registry,
+    settings: &NodeSettings,
+    name: &str,
+    incarnation: u64,
+    addrs: &Addrs,
+) -> Registration {
+    let client = match settings.client_url.as_str() {
+        "" => format!("ws://{}/api/v1/ws", addrs.client),
+        url => url.to_owned(),
+    };
     let node = GatewayNode {
         gateway: name.to_owned(),
         incarnation,
-        client: to.client_url.clone(),
+        client,
         admin: format!("http://{}", addrs.admin),
-        weight: to.weight,
+        weight: settings.weight,
+        connections: 0,
     };
-    Registration { registry: to.registry.clone(), names: to.names.clone(), node }
+    Registration { registry, names: settings.names.clone(), node }
+}
+
+impl Fellows for Fleet {
+    fn ring(&self, ring: Arc<Ring>) {
+        Fleet::ring(self, &ring);
+    }
+
+    fn loads(&self, loads: Loads) {
+        Fleet::loads(self, &loads);
+    }
+
+    fn connections(&self) -> u64 {
+        Fleet::connections(self)
+    }
 }
 
 fn hub_config(settings: &Settings) -> HubConfig {
@@ -320,7 +366,11 @@ fn shard_plan(settings: &Settings) -> Result<ShardPlan, StartError> {
         ping_interval_min_ms: PING_INTERVAL_MS_MIN.min(limits.ping_interval_ms),
         ping_interval_max_ms: PING_INTERVAL_MS_MAX.max(limits.ping_interval_ms),
         cpu_clock: thread_cpu_ns,
+        wall_clock_ms: wall_ms,
         connection_id_secret,
+        gateway: settings.name.as_str().into(),
+        shards: sizes.shards,
+        moves_per_s: settings.moves_per_s,
         ..ShardConfig::default()
     };
     Ok(ShardPlan { sizes, connections_max: limits.connections_max, config })

@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use tidegate_gateway_core::shard::{ByKind, ShardStats};
+use tidegate_gateway_core::ws::close::CloseCode;
 use tidegate_gateway_tls::TlsStats;
 
 use crate::admin::AdminState;
@@ -112,6 +113,7 @@ impl Scrape {
         let sum = |of: fn(&ShardStats) -> u64| self.sum(of);
         let delivered = self.by_kind(|shard| &shard.delivered);
         page.counters("deliveries", "Messages (direct: frames) put into sockets", "class", &delivered)?;
+        self.latency(page)?;
         let dropped: [(&str, KindsOf); 3] = [
             ("slow", |shard| &shard.dropped.slow),
             ("gapped", |shard| &shard.dropped.gapped),
@@ -133,9 +135,35 @@ impl Scrape {
             sum(|shard| shard.frames_missing.value()),
         )?;
         page.gauge("parting", "Connections still to be let go", sum(|shard| shard.parting.value()))?;
+        page.counter(
+            "moved",
+            "Connections let go because their place is another gateway",
+            sum(|shard| shard.closes.with(CloseCode::Moved)),
+        )?;
+        let pending = sum(|shard| shard.moves_pending.value());
+        page.gauge("moves_pending", "Connections still to be let go for that", pending)?;
+        let version = self.0.fleet.shards().iter().map(|shard| shard.stats().ring_version.value()).min();
+        page.gauge("ring_version", "Endpoint ring that every shard goes by; 0: none", version.unwrap_or(0))?;
         page.gauge("queue_bytes", "Bytes that wait for slow connections", sum(|shard| shard.queue_bytes.value()))?;
         let queued = self.0.fleet.shards().iter().map(|shard| shard.queued() as u64).sum();
         page.gauge("shard_queue", "Commands that wait for shards", queued)
+    }
+
+    fn latency(&self, page: &mut Page<'_>) -> fmt::Result {
+        let mut buckets: Vec<(f64, u64)> = Vec::new();
+        let mut sum_ms = 0;
+        for shard in self.0.fleet.shards() {
+            let latency = &shard.stats().latency;
+            sum_ms += latency.sum_ms();
+            for (at, (bound, count)) in latency.buckets().enumerate() {
+                match buckets.get_mut(at) {
+                    Some(known) => known.1 += count,
+                    None => buckets.push((bound.map_or(f64::INFINITY, |ms| ms as f64 / 1e3), count)),
+                }
+            }
+        }
+        let help = "From a message's push to its first socket here, of a sample of batches";
+        page.histogram("delivery_seconds", help, sum_ms as f64 / 1e3, &buckets)
     }
 
     fn compression(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -188,6 +216,7 @@ impl Scrape {
         for (name, help, value) in [
             ("messages_received", "Durable messages from control", hub.messages_received),
             ("ephemeral_received", "Ephemeral messages from control", hub.ephemeral_received),
+            ("delivered_here", "Ephemeral messages handed to this gateway by HTTP, by stream", hub.delivered_here),
             ("ephemeral_dropped", "Ephemeral messages that a full window pushed out", hub.ephemeral_dropped),
             ("stale_owner_dropped", "Deliveries of owners with a successor", hub.stale_owner_dropped),
             ("histories_lost", "Attachments that spoke of another log than before", hub.histories_lost),
@@ -256,6 +285,13 @@ impl Page<'_> {
     fn seconds(&mut self, name: &str, help: &str, ns: u64) -> fmt::Result {
         let counter = ConstCounter::new(ns as f64 / 1e9);
         counter.encode(self.encoder.encode_descriptor(name, help, None, MetricType::Counter)?)
+    }
+
+    /// With the count of each bucket, not of all below it.
+    fn histogram(&mut self, name: &str, help: &str, sum: f64, buckets: &[(f64, u64)]) -> fmt::Result {
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        let mut histogram = self.encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        histogram.encode_histogram::<NoLabelSet>(sum, count, buckets, None)
     }
 
     /// One counter per value of a label.

@@ -1,17 +1,21 @@
-//! The gateway in a registry: where partitions' owners are, and this node's own entry, which lives as long as it does.
+//! The gateway in a registry: where partitions' owners are, who is whose place, and this node's own entry, which lives as long
+//! as it does.
 //!
 //! On a thread of its own: a registry that is slow, or a hub that is busy, delays neither deliveries nor keep-alives.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tidegate_gateway_core::link::{PartitionId, Partitions};
 use tidegate_registry::names::{GatewayNode, Owner, name_of};
-use tidegate_registry::{Entry, Names, Registry, RegistryError, Session};
+use tidegate_registry::{Entry, Names, Registry, RegistryError, Session, Table};
+use tidegate_ring::document::RingDocument;
+use tidegate_ring::{Loads, Ring};
 use tokio::sync::{oneshot, watch};
-use tracing::{info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::link::{OwnerAt, Owners};
 
@@ -21,6 +25,11 @@ const SESSION_TTL: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// At the end, the registry gets so long to take the last word.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// How often the number of connections is looked at, and told if it has changed by a fiftieth of itself.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
+const COUNT_CHANGE_SHARE: u64 = 50;
+/// Of fewer connections than this, a change is not worth telling.
+const COUNT_CHANGE_MIN: u64 = 20;
 
 /// What it takes to be in a registry.
 pub struct Registration {
@@ -29,26 +38,42 @@ pub struct Registration {
     pub node: GatewayNode,
 }
 
+/// What the thread tells of the other gateways, and asks of this one.
+pub trait Fellows: Send + Sync + 'static {
+    fn ring(&self, ring: Arc<Ring>);
+    fn loads(&self, loads: Loads);
+    /// How many clients this gateway has.
+    fn connections(&self) -> u64;
+}
+
 /// The running thread.
 pub struct RegistryThread {
     withdraw: watch::Sender<bool>,
+    withdrawn: mpsc::Receiver<()>,
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
 
 impl RegistryThread {
-    pub fn start(registration: Registration) -> io::Result<(watch::Receiver<Owners>, RegistryThread)> {
+    pub fn start(
+        registration: Registration,
+        fellows: Arc<dyn Fellows>,
+    ) -> io::Result<(watch::Receiver<Owners>, RegistryThread)> {
+        let key = registration.names.gateway(&registration.node.gateway).map_err(io::Error::other)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (tell, owners) = watch::channel(Owners::default());
-        let (withdraw, withdrawn) = watch::channel(false);
+        let (withdraw, to_withdraw) = watch::channel(false);
+        let (gone, withdrawn) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
         let work = move || {
             runtime.block_on(async move {
                 let Registration { registry, names, node } = registration;
-                let own = names.gateway(&node.gateway);
-                let register = tokio::spawn(stay_registered(registry.clone(), own, node, withdrawn));
+                let own = Own { registry: registry.clone(), key, node };
+                let register = tokio::spawn(own.stay(Arc::clone(&fellows), to_withdraw, gone));
                 tokio::select! {
                     () = follow_owners(&registry, &names, &tell) => {}
+                    () = follow_ring(&registry, &names, &*fellows) => {}
+                    () = follow_loads(&registry, &names, &*fellows) => {}
                     _ = stopped => {}
                 }
                 // Whoever stops without a drain has not withdrawn.
@@ -58,16 +83,20 @@ impl RegistryThread {
             runtime.shutdown_timeout(FAREWELL);
         };
         let thread = thread::Builder::new().name("registry".into()).spawn(work)?;
-        Ok((owners, RegistryThread { withdraw, stop, thread }))
+        Ok((owners, RegistryThread { withdraw, withdrawn, stop, thread }))
     }
 
-    /// Nobody is sent to this gateway any more.
+    /// Nobody is sent to this gateway any more. Waits a moment for the registry to hear of it.
     pub fn withdraw(&self) {
         self.withdraw.send_replace(true);
+        // An error: it has said so before, or takes too long, and then the session's end says it.
+        if let Err(mpsc::RecvTimeoutError::Timeout) = self.withdrawn.recv_timeout(FAREWELL) {
+            warn!("the registry has not heard that this gateway goes");
+        }
     }
 
     pub fn stop(self) {
-        self.withdraw();
+        self.withdraw.send_replace(true);
         let _ = self.stop.send(());
         if self.thread.join().is_err() {
             warn!("the registry thread panicked");
@@ -111,30 +140,79 @@ fn owner(entry: &Entry) -> Option<(PartitionId, OwnerAt)> {
     }
 }
 
-/// Is there until it is withdrawn, and again whenever it was lost.
-async fn stay_registered(
+/// Tells each ring that can be read. While the registry is away, or has nonsense, the last one stays.
+async fn follow_ring(registry: &Registry, names: &Names, fellows: &dyn Fellows) {
+    let key = names.ring();
+    let mut rings = registry.watch(&key).into_table();
+    loop {
+        let entries = rings.changed().await;
+        let Some(entry) = entries.get(&key) else { continue };
+        let parsed = entry.parse::<RingDocument>().map_err(|error| error.to_string());
+        match parsed.and_then(|document| Ring::try_from(document).map_err(|error| error.to_string())) {
+            Ok(ring) => {
+                info!(version = ring.version().0, gateways = ring.members().len(), "the endpoint ring");
+                fellows.ring(Arc::new(ring));
+            }
+            Err(why) => error!(%key, why, "the endpoint ring cannot be read; the last one stays"),
+        }
+    }
+}
+
+/// Tells how many clients the gateways have, each time that somebody says another number.
+async fn follow_loads(registry: &Registry, names: &Names, fellows: &dyn Fellows) {
+    let mut gateways = registry.watch(&names.gateway_prefix()).into_table();
+    let mut told = Loads::default();
+    loop {
+        gateways.changed().await;
+        let loads = loads(&gateways);
+        if loads != told {
+            fellows.loads(loads.clone());
+            told = loads;
+        }
+    }
+}
+
+fn loads(gateways: &Table) -> Loads {
+    let entries = gateways.current();
+    let nodes: Vec<GatewayNode> = entries.values().filter_map(|entry| entry.parse().ok()).collect();
+    Loads::told(nodes.iter().map(|node| (node.gateway.as_str(), node.connections)))
+}
+
+/// This gateway's entry.
+struct Own {
     registry: Registry,
-    key: Result<String, RegistryError>,
+    key: String,
     node: GatewayNode,
-    mut withdrawn: watch::Receiver<bool>,
-) {
-    let entry = key.and_then(|key| {
-        let value = serde_json::to_string(&node);
-        value
-            .map(|value| (key.clone(), value))
-            .map_err(|source| RegistryError::InvalidValue { key, source: source.into() })
-    });
-    let (key, value) = match entry {
-        Ok(entry) => entry,
-        Err(error) => return warn!(%error, "this gateway cannot be in the registry"),
-    };
-    let staying = async {
+}
+
+impl Own {
+    /// Is there until it is withdrawn, and again whenever it was lost.
+    async fn stay(
+        mut self,
+        fellows: Arc<dyn Fellows>,
+        mut to_withdraw: watch::Receiver<bool>,
+        withdrawn: mpsc::Sender<()>,
+    ) {
+        let mut session: Option<Session> = None;
+        tokio::select! {
+            () = self.be_there(&*fellows, &mut session) => {}
+            _ = to_withdraw.wait_for(|withdraw| *withdraw) => {}
+        }
+        if let Some(session) = session.take()
+            && let Err(error) = session.end().await
+        {
+            debug!(%error, "this gateway's session ends by its term");
+        }
+        // Nobody may be waiting for it.
+        let _ = withdrawn.send(());
+    }
+
+    async fn be_there(&mut self, fellows: &dyn Fellows, session: &mut Option<Session>) {
         loop {
-            match register(&registry, &key, &value).await {
+            match self.register(fellows, session).await {
                 Ok(session) => {
-                    info!(%key, "in the registry");
-                    // Dropped if it is withdrawn meanwhile, which ends it there too.
-                    session.lost().await;
+                    info!(gateway = self.node.gateway, "in the registry");
+                    self.keep_count(fellows, session).await;
                     warn!("the registry has lost this gateway; it comes back");
                 }
                 Err(error) => {
@@ -143,21 +221,51 @@ async fn stay_registered(
                 }
             }
         }
-    };
-    tokio::select! {
-        () = staying => {}
-        _ = withdrawn.wait_for(|withdrawn| *withdrawn) => {}
     }
-}
 
-async fn register(registry: &Registry, key: &str, value: &str) -> Result<Session, RegistryError> {
-    let session = registry.session(SESSION_TTL).await?;
-    session.hold(key, value).await?;
-    Ok(session)
+    async fn register<'a>(
+        &mut self,
+        fellows: &dyn Fellows,
+        session: &'a mut Option<Session>,
+    ) -> Result<&'a Session, RegistryError> {
+        // The one before is over.
+        *session = None;
+        self.node.connections = fellows.connections();
+        let session = session.insert(self.registry.session(SESSION_TTL).await?);
+        self.tell(session).await?;
+        Ok(session)
+    }
+
+    async fn tell(&self, session: &Session) -> Result<(), RegistryError> {
+        let value = serde_json::to_string(&self.node)
+            .map_err(|source| RegistryError::InvalidValue { key: self.key.clone(), source: source.into() })?;
+        session.hold(&self.key, &value).await
+    }
+
+    /// Until the session is lost.
+    async fn keep_count(&mut self, fellows: &dyn Fellows, session: &Session) {
+        loop {
+            tokio::select! {
+                () = session.lost() => return,
+                () = tokio::time::sleep(COUNT_EVERY) => {}
+            }
+            let (told, now) = (self.node.connections, fellows.connections());
+            let change = told.abs_diff(now);
+            if change >= COUNT_CHANGE_MIN.max(told.max(now) / COUNT_CHANGE_SHARE) {
+                self.node.connections = now;
+                if let Err(error) = self.tell(session).await {
+                    debug!(%error, "the number of connections is told later");
+                    self.node.connections = told;
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
 
     fn node() -> GatewayNode {
@@ -167,13 +275,39 @@ mod tests {
             client: "wss://chat.example.com".into(),
             admin: "http://10.0.0.1:8081".into(),
             weight: 1,
+            connections: 0,
+        }
+    }
+
+    /// What was told, and 30,000 clients that have come.
+    #[derive(Default)]
+    struct Heard {
+        rings: Mutex<Vec<Arc<Ring>>>,
+        loads: Mutex<Vec<Loads>>,
+    }
+
+    impl Fellows for Heard {
+        fn ring(&self, ring: Arc<Ring>) {
+            self.rings.lock().expect("no panic").push(ring);
+        }
+
+        fn loads(&self, loads: Loads) {
+            self.loads.lock().expect("no panic").push(loads);
+        }
+
+        fn connections(&self) -> u64 {
+            30_000
         }
     }
 
     fn started() -> (Registry, Names, watch::Receiver<Owners>, RegistryThread) {
+        started_with(Arc::default())
+    }
+
+    fn started_with(heard: Arc<Heard>) -> (Registry, Names, watch::Receiver<Owners>, RegistryThread) {
         let (registry, names) = (Registry::memory(), Names::new("blue").expect("a name"));
         let registration = Registration { registry: registry.clone(), names: names.clone(), node: node() };
-        let (owners, thread) = RegistryThread::start(registration).expect("a thread");
+        let (owners, thread) = RegistryThread::start(registration, heard).expect("a thread");
         (registry, names, owners, thread)
     }
 
@@ -210,9 +344,49 @@ mod tests {
         let key = names.gateway("gateway-1").expect("a name");
         eventually(&registry, &key, true).await;
         let entry = registry.get(&key).await.expect("answers").expect("it is there");
-        assert_eq!(entry.parse::<GatewayNode>().expect("a node"), node());
-        thread.withdraw();
-        eventually(&registry, &key, false).await;
+        let told = GatewayNode { connections: 30_000, ..node() };
+        assert_eq!(entry.parse::<GatewayNode>().expect("a node"), told);
+        let thread = tokio::task::spawn_blocking(move || {
+            thread.withdraw();
+            thread
+        });
+        let thread = thread.await.expect("withdrawn");
+        assert_eq!(registry.get(&key).await.expect("answers"), None, "it is gone when that returns");
+        tokio::task::spawn_blocking(move || thread.stop()).await.expect("stopped");
+    }
+    #[tokio::test]
+    async fn rings_and_loads_are_told_and_nonsense_is_passed_over() {
+        let heard = Arc::new(Heard::default());
+        let (registry, names, _owners, thread) = started_with(Arc::clone(&heard));
+        assert_eq!(names.ring(), tidegate_ring::document::registry_key("blue"));
+        let ring = |version: u64| {
+            format!(r#"{{"version":{version},"members":[{{"gateway":"gateway-1","url":"wss://a/ws","weight":1}}]}}"#)
+        };
+        let versions = || heard.rings.lock().expect("no panic").iter().map(|ring| ring.version().0).collect::<Vec<_>>();
+        let until = async |version: u64| {
+            let waiting = async {
+                while versions().last() != Some(&version) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("in time");
+        };
+        registry.put(&names.ring(), &ring(3)).await.expect("put");
+        until(3).await;
+        registry.put(&names.ring(), r#"{"version":4,"members":[{"gateway":"","url":"x"}]}"#).await.expect("put");
+        registry.put(&names.ring(), &ring(5)).await.expect("put");
+        until(5).await;
+        assert!(!versions().contains(&4));
+        let other = GatewayNode { gateway: "gateway-2".into(), connections: 7, ..node() };
+        let text = serde_json::to_string(&other).expect("JSON");
+        registry.put(&names.gateway("gateway-2").expect("a name"), &text).await.expect("put");
+        let expected: Loads = [("gateway-1", 30_000), ("gateway-2", 7)].into_iter().collect();
+        let waiting = async {
+            while heard.loads.lock().expect("no panic").last() != Some(&expected) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("in time");
         tokio::task::spawn_blocking(move || thread.stop()).await.expect("stopped");
     }
 }

@@ -7,6 +7,8 @@ use support::control::Control;
 use support::{Client, Node, eventually, http};
 use tidegate_gateway::config::OneOrMany;
 use tidegate_gateway_core::link::PartitionId;
+use tidegate_registry::names::Owner;
+use tidegate_registry::{Names, Registry};
 
 const PARTITIONS: u32 = 5;
 
@@ -89,4 +91,40 @@ async fn a_partition_that_nobody_owns_answers_for_itself_alone() {
     control.move_to(PartitionId(3), 0);
     node.metric_becomes("tidegate_gateway_partition_down{partition=\"3\"}", 0.0).await;
     join(&mut client, 3, &away).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_changes_hands_is_attached_as_soon_as_the_registry_says_where() {
+    let registry = Registry::memory();
+    let names = Names::new("tidegate").expect("a name");
+    let (controls, addresses) = Control::cluster(PARTITIONS, 2).await;
+    registry.put(&names.partitions(), &PARTITIONS.to_string()).await.expect("put");
+    let owner = |node: usize, owner_epoch: Option<u64>| {
+        let owner = Owner { node: format!("c{node}"), incarnation: 1, grpc: addresses[node].clone(), owner_epoch };
+        serde_json::to_string(&owner).expect("JSON")
+    };
+    for partition in 0..PARTITIONS {
+        registry.put(&names.owner(partition), &owner(partition as usize % 2, Some(1))).await.expect("put");
+    }
+    let node = Node::in_registry(controls[0].clone(), registry.clone(), PARTITIONS as usize, |_| {}).await;
+    let control = &controls[0];
+    let asked = || control.hellos().len();
+    for turn in 0..4u64 {
+        let (from, to) = ((turn as usize) % 2, (turn as usize + 1) % 2);
+        let before = asked();
+        // The owner lets go while the registry still names it, then says so; the next one claims, opens, and says so.
+        control.move_to(PartitionId(0), usize::MAX);
+        eventually("it is not attached any more", || control.attached() == PARTITIONS as usize - 1).await;
+        registry.delete(&names.owner(0)).await.expect("deleted");
+        registry.put(&names.owner(0), &owner(to, None)).await.expect("put");
+        // Opening takes its time, in which there is nobody to ask.
+        tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+        let in_vain = asked() - before;
+        control.move_to(PartitionId(0), to);
+        registry.put(&names.owner(0), &owner(to, Some(turn + 2))).await.expect("put");
+        eventually("the new owner has it", || control.attached() == PARTITIONS as usize).await;
+        assert_eq!(asked() - before, in_vain + 1, "from {from} to {to}: the first question after the word is answered");
+        assert!(in_vain <= 5, "{in_vain} questions while nobody could say yes");
+    }
+    node.metric_becomes("tidegate_gateway_partitions_up", f64::from(PARTITIONS)).await;
 }

@@ -81,12 +81,9 @@ impl Names {
         format!("{}/worker-since", self.root)
     }
 
-    pub fn ring(&self, name: &str) -> Result<String, RegistryError> {
-        Ok(self.ring_prefix() + check(name)?)
-    }
-
-    pub fn ring_prefix(&self) -> String {
-        self.below("ring")
+    /// The endpoint ring as JSON (`tidegate_ring::document`), permanent.
+    pub fn ring(&self) -> String {
+        format!("{}/ring", self.root)
     }
 
     /// For [`crate::Session::lock`].
@@ -143,6 +140,9 @@ pub struct GatewayNode {
     pub admin: String,
     /// Its share of new clients, beside those of the others.
     pub weight: u32,
+    /// How many clients it had a moment ago; told again when that has changed much.
+    #[serde(default)]
+    pub connections: u64,
 }
 
 /// Who owns a partition.

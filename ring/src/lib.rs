@@ -2,7 +2,7 @@
 //!
 //! Control publishes it ([`document`]) and answers with it which gateway a user should connect to ([`Ring::place`]); gateways
 //! read it and let go, at a limited rate, of the connections whose place is elsewhere ([`mover`]). Both must reach the same
-//! answer, which is why this one thing stands in a crate of its own (`docs/adr/0010`).
+//! answer, which is why this one thing stands in a crate of its own (`docs/adr/0011`).
 //!
 //! Pure: no clock, no randomness, no I/O. It decides about comfort and never about delivery: a client on another gateway
 //! than its place is served just the same. Not to be confused with the rings of io_uring in `gateway/ring`.

@@ -1,20 +1,24 @@
 //! Lets go of the connections whose place is another gateway, at a limited rate.
 //!
 //! One for a gateway, or one for each shard with its part of the rate. Every new ring is handed in with the connections that
-//! there are ([`Mover::ring`]), every newcomer with [`Mover::arrived`]; then [`Mover::poll`] says whom to let go now, each
-//! with a `bye` 3002, `reconnect: true`, its `reconnect_after_ms` and its `endpoint`. After any of these calls ask
-//! [`Mover::poll_timeout`] again.
+//! there are ([`Mover::ring`], or [`Mover::begin`] and then each of them by [`Mover::found`], where there are too many to look
+//! at in one go), every newcomer with [`Mover::arrived`]; then [`Mover::poll`] says whom to let go now, each with a `bye` 3002,
+//! `reconnect: true`, its `reconnect_after_ms` and its `endpoint`. After any of these calls ask [`Mover::poll_timeout`] again.
+//!
+//! Who was told its place and comes here all the same cannot or will not go there (a balancer brings everybody where it likes):
+//! it is kept until the next ring, or it would be sent away for ever. Nor is anybody sent to where it is: gateways that clients
+//! reach by one URL have no places.
 //!
 //! A client on the wrong gateway is served like any other until its turn comes. A gateway that is not in the ring lets nobody
 //! go: it may only have lost touch with the registry, and one that leaves for good drains.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::hash::UserHash;
 use crate::loads::Loads;
-use crate::ring::{Ring, Version};
+use crate::ring::{Member, Ring, Version};
 
 /// Moves a second.
 pub const RATE_DEFAULT: u32 = 100;
@@ -27,6 +31,8 @@ pub const RECONNECT_SPREAD_MS: u32 = 2_000;
 pub const LOOKS_MAX: usize = 1_000;
 /// Connections in a plan. Whom it has no room for stays until the next ring.
 pub const PLANNED_MAX: usize = 4 << 20;
+/// Users that were told their place and are known again. Of more, some are told once more.
+pub const TOLD_MAX: usize = 1 << 16;
 
 /// One connection to let go. If it ended meanwhile there is nothing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +54,8 @@ pub struct Mover<C> {
     ring: Option<Arc<Ring>>,
     loads: Loads,
     plan: VecDeque<(C, UserHash)>,
+    /// Whom this ring has moved.
+    told: BTreeSet<UserHash>,
     /// When the next may go.
     next_at: Duration,
 }
@@ -55,19 +63,44 @@ pub struct Mover<C> {
 impl<C> Mover<C> {
     /// `rate` is brought into 1 to [`RATE_MAX`]; `seed` spreads the reconnects.
     pub fn new(gateway: &str, rate: u32, seed: u64) -> Mover<C> {
-        let interval = Duration::from_secs(1) / rate.clamp(1, RATE_MAX);
-        let (loads, plan) = (Loads::default(), VecDeque::new());
-        Mover { gateway: gateway.into(), seed, interval, ring: None, loads, plan, next_at: Duration::ZERO }
+        Mover::one_of(1, gateway, rate, seed)
+    }
+
+    /// One of so many that share the gateway's rate evenly.
+    pub fn one_of(movers: u16, gateway: &str, rate: u32, seed: u64) -> Mover<C> {
+        let interval = Duration::from_secs(1) * u32::from(movers.max(1)) / rate.clamp(1, RATE_MAX);
+        let (loads, plan, told) = (Loads::default(), VecDeque::new(), BTreeSet::new());
+        Mover { gateway: gateway.into(), seed, interval, ring: None, loads, plan, told, next_at: Duration::ZERO }
     }
 
     /// Takes a newer ring; what was planned for the last one is void. `connections` are all that there are. Returns how many
     /// are planned to go. An older ring, or the same, changes nothing.
     pub fn ring(&mut self, ring: Arc<Ring>, connections: impl IntoIterator<Item = (C, UserHash)>) -> usize {
-        if self.version().is_none_or(|known| ring.version() > known) {
-            self.ring = Some(ring);
+        if self.begin(ring) {
             self.review(connections);
         }
         self.plan.len()
+    }
+
+    /// Takes a newer ring; what was planned for the last one is void, and every connection that there is is to be handed to
+    /// [`Mover::found`], in whatever portions. False: it is an older ring, or the same, and changes nothing.
+    pub fn begin(&mut self, ring: Arc<Ring>) -> bool {
+        let is_newer = self.version().is_none_or(|known| ring.version() > known);
+        if is_newer {
+            self.ring = Some(ring);
+            self.plan.clear();
+            self.told.clear();
+        }
+        is_newer
+    }
+
+    /// A connection that was there when the ring came. True: it will be let go in its turn.
+    pub fn found(&mut self, connection: C, user: UserHash) -> bool {
+        let planned = self.plan.len() < PLANNED_MAX && self.place(user).is_some();
+        if planned {
+            self.plan.push_back((connection, user));
+        }
+        planned
     }
 
     /// How many connections the gateways have, this one too. Without ever being told, users' own places decide alone. Returns
@@ -104,29 +137,43 @@ impl<C> Mover<C> {
         if !self.loads.is_empty() {
             self.loads.came(&self.gateway);
         }
-        let is_elsewhere = self.place(user).is_some();
-        let planned = is_elsewhere && self.plan.len() < PLANNED_MAX;
-        if planned {
-            self.plan.push_back((connection, user));
-        }
-        planned
+        !self.told.contains(&user) && self.found(connection, user)
     }
 
     /// The next connection to let go, if it is time; to be asked until it has none, and then again at [`Mover::poll_timeout`].
     pub fn poll(&mut self, now: Duration) -> Option<Move<C>> {
+        self.poll_those(now, |_| true)
+    }
+
+    /// As [`Mover::poll`]; those that are not there any more take nobody's turn.
+    pub fn poll_those(&mut self, now: Duration, is_there: impl Fn(&C) -> bool) -> Option<Move<C>> {
         if now < self.next_at {
             return None;
         }
         for _ in 0..LOOKS_MAX {
             let (connection, user) = self.plan.pop_front()?;
+            if !is_there(&connection) {
+                continue;
+            }
             // Asked again now: its place may have filled up since it was planned, and then it is well where it is.
-            let Some((gateway, endpoint)) = self.place(user) else { continue };
+            let Some(place) = self.place(user) else { continue };
+            let (gateway, endpoint) = (place.gateway.clone(), place.url.clone());
             self.next_at = self.next_at.max(now.saturating_sub(CATCH_UP_MAX)) + self.interval;
             self.loads_moved(&gateway);
+            if self.told.len() < TOLD_MAX {
+                self.told.insert(user);
+            }
             let reconnect_after_ms = user.spread(self.seed, RECONNECT_SPREAD_MS);
             return Some(Move { connection, gateway, endpoint, reconnect_after_ms });
         }
         None
+    }
+
+    /// Where a user goes whom this gateway lets go for another reason: its place once the gateway is not in the ring. `None`:
+    /// there is no other that is known, or the other is reached by the same URL.
+    pub fn place_without(&self, user: UserHash) -> Option<&Member> {
+        let place = self.ring.as_ref()?.place_without(user, &self.gateway)?;
+        self.is_elsewhere(place).then_some(place)
     }
 
     /// When to poll again, at once if that is past; `None`: not before another call.
@@ -143,10 +190,15 @@ impl<C> Mover<C> {
         self.ring.as_ref().map(|ring| ring.version())
     }
 
-    /// Gateway and URL, if a connection of ours should be elsewhere.
-    fn place(&self, user: UserHash) -> Option<(Box<str>, Box<str>)> {
+    /// Where a connection of ours should be, if that is elsewhere.
+    fn place(&self, user: UserHash) -> Option<&Member> {
         let place = self.ring.as_ref()?.place_held(user, &self.gateway, &self.loads)?;
-        (place.gateway != self.gateway).then(|| (place.gateway.clone(), place.url.clone()))
+        self.is_elsewhere(place).then_some(place)
+    }
+
+    fn is_elsewhere(&self, place: &Member) -> bool {
+        let own = self.ring.as_ref().and_then(|ring| ring.member(&self.gateway));
+        place.gateway != self.gateway && own.is_none_or(|own| own.url != place.url)
     }
 
     /// Counts a move at once: the next counting of everybody comes later, and until then the others would look empty.

@@ -144,6 +144,11 @@ impl Ring {
         self.walk(user).next()
     }
 
+    /// A user's own place once this member is gone, since those that stay keep their points.
+    pub fn place_without(&self, user: UserHash, gateway: &str) -> Option<&Member> {
+        self.walk(user).find(|member| *member.gateway != *gateway)
+    }
+
     /// Where a user who has no connection yet should go: the first member from its place onwards that stays within its bound
     /// with one connection more (Mirrokni, Thorup, Zadimoghaddam: Consistent Hashing with Bounded Loads, 2016).
     pub fn place_within(&self, user: UserHash, loads: &Loads) -> Option<&Member> {

@@ -125,6 +125,79 @@ fn a_gateway_that_is_in_no_ring_lets_nobody_go() {
     assert_eq!(mover.poll(Duration::from_secs(1)), None);
 }
 
+#[test]
+fn many_connections_are_looked_at_in_portions() {
+    let (mut whole, mut portions) = (Mover::new("a", 1_000, SEED), Mover::new("a", 1_000, SEED));
+    let ring = ring(1, &["a", "b", "c"]);
+    whole.ring(Arc::clone(&ring), connections(500));
+    assert!(portions.begin(Arc::clone(&ring)) && !portions.begin(ring));
+    let mut gone = Vec::new();
+    for (at, user) in connections(500) {
+        portions.found(at, user);
+        gone.extend(portions.poll(Duration::from_millis(at as u64)).map(|told| told.connection));
+    }
+    gone.extend(drain(&mut portions, Duration::from_millis(500)).into_iter().map(|(_, at)| at));
+    let expected: Vec<usize> = drain(&mut whole, Duration::ZERO).into_iter().map(|(_, at)| at).collect();
+    assert_eq!(gone, expected);
+}
+
+#[test]
+fn who_is_not_there_any_more_takes_nobodys_turn() {
+    let mut mover = Mover::new("a", 1, SEED);
+    let ring = ring(1, &["a", "b"]);
+    mover.ring(Arc::clone(&ring), connections(100));
+    let last = *elsewhere(&ring, "a", 100).last().expect("somebody");
+    let told = mover.poll_those(Duration::ZERO, |at| *at == last).expect("a move");
+    assert_eq!((told.connection, mover.planned()), (last, 0));
+}
+
+#[test]
+fn who_comes_back_although_it_was_told_is_kept_until_the_next_ring() {
+    let mut mover = Mover::new("a", 10_000, SEED);
+    let (first, second) = (ring(1, &["a", "b"]), ring(2, &["a", "b", "c"]));
+    let stubborn = elsewhere(&first, "a", 100).into_iter().find(|at| elsewhere(&second, "a", 100).contains(at));
+    let at = stubborn.expect("somebody is elsewhere on both");
+    mover.ring(first, [(at, user(at))]);
+    assert!(mover.poll(Duration::ZERO).is_some());
+    assert!(!mover.arrived(at, user(at)));
+    assert_eq!(mover.ring(second, [(at, user(at))]), 1);
+}
+
+#[test]
+fn gateways_behind_one_url_send_nobody_to_each_other() {
+    let same = |name: &str| Member { url: "wss://chat.example.com/".into(), ..member(name) };
+    let members = vec![same("a"), same("b"), member("c")];
+    let ring = Arc::new(Ring::with(Version(1), Default::default(), members).expect("a ring"));
+    let mut mover = Mover::new("a", 10_000, SEED);
+    mover.ring(Arc::clone(&ring), connections(300));
+    let gone: BTreeSet<usize> = drain(&mut mover, Duration::ZERO).into_iter().map(|(_, at)| at).collect();
+    let of_c = (0..300).filter(|at| &*ring.place(user(*at)).expect("somebody").gateway == "c");
+    assert_eq!(gone, of_c.collect());
+}
+
+#[test]
+fn movers_of_one_gateway_share_its_rate() {
+    let gone = |shards: u16| {
+        let mut mover = Mover::one_of(shards, "a", 100, SEED);
+        mover.ring(ring(1, &["b", "a"]), connections(2_000));
+        drain(&mut mover, Duration::ZERO).iter().filter(|(at, _)| *at < Duration::from_secs(8)).count()
+    };
+    assert_eq!((gone(1), gone(2), gone(8)), (800, 400, 100));
+}
+
+proptest! {
+    /// What a gateway that leaves tells its clients is what everybody will find once it has left.
+    #[test]
+    fn the_place_without_a_member_is_that_of_the_ring_without_it(count in 1usize..=6, leaves in 0usize..6, users in 1usize..200) {
+        let (names, leaves) = (&NAMES[..count], NAMES[leaves % count]);
+        let rest: Vec<&str> = names.iter().copied().filter(|name| *name != leaves).collect();
+        let (now, then) = (ring(1, names), ring(2, &rest));
+        for at in 0..users {
+            prop_assert_eq!(now.place_without(user(at), leaves), then.place(user(at)));
+        }
+    }
+}
+
 /// Gateways with their clients, which go where they are told.
 struct Cluster {
     movers: BTreeMap<String, Mover<usize>>,

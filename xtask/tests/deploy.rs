@@ -13,8 +13,6 @@ const PROMISED: &[&str] = &[
     "tidegate_cache_misses_total",
     // There, but named below a prefix of its own, which this test does not see.
     "tidegate_control_records_dropped_total",
-    // Histogram: from a message's push (its `ts`) to its first socket on this gateway.
-    "tidegate_gateway_delivery_seconds_bucket",
     "tidegate_store_seconds_bucket",
 ];
 

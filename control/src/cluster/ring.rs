@@ -8,7 +8,7 @@ use std::time::Duration;
 use tidegate_registry::names::GatewayNode;
 use tidegate_registry::{Claimed, Entry, Names, Registry, RegistryError, Session, Table};
 use tidegate_ring::document::{RingDocument, registry_key};
-use tidegate_ring::{Layout, Member, Ring, Version};
+use tidegate_ring::{Layout, Loads, Member, Ring, Version};
 
 use crate::endpoints::Endpoints;
 
@@ -38,6 +38,7 @@ impl RingKeeper {
             if let Some(ring) = current(&rings, &key) {
                 self.endpoints.set_ring(Arc::new(ring));
             }
+            self.endpoints.set_loads(loads(&gateways.current()));
             match self.holds_lock(&mut session).await {
                 Ok(true) => {
                     if let Err(error) = self.publish(&key, &gateways.current()).await {
@@ -100,6 +101,11 @@ fn current(rings: &Table, key: &str) -> Option<Ring> {
 
 fn parse(entry: &Entry) -> Option<Ring> {
     Ring::try_from(entry.parse::<RingDocument>().ok()?).ok()
+}
+
+fn loads(gateways: &BTreeMap<String, Entry>) -> Loads {
+    let nodes: Vec<GatewayNode> = gateways.values().filter_map(|entry| entry.parse().ok()).collect();
+    Loads::told(nodes.iter().map(|node| (node.gateway.as_str(), node.connections)))
 }
 
 fn member(entry: &Entry) -> Option<Member> {

@@ -208,7 +208,8 @@ async fn write(
 fn let_go(links: &Links, origin: Origin) -> Status {
     match links.seats.hosted(origin.partition) {
         Some(hosted) if hosted.origin == origin => Status::resource_exhausted("the link is too far behind"),
-        _ => Status::unavailable(GOES_ELSEWHERE),
+        // The connection is as good as before, and others' attachments go on over it.
+        _ => Status::failed_precondition(GOES_ELSEWHERE),
     }
 }
 

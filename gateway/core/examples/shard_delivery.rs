@@ -120,6 +120,7 @@ fn batch(stream: u32, after: u64, payload: &Bytes) -> ShardInput<()> {
         frames,
         report_done: true,
         messages: 1,
+        pushed_at_ms: None,
     }))
 }
 

@@ -254,4 +254,7 @@ pub struct Fanout {
     pub report_done: bool,
     /// Messages in the batch, for accounting.
     pub messages: u32,
+    /// Of a sample of batches, at one shard: when its first message was pushed, in milliseconds since the Unix epoch by
+    /// control's clock. The shard notes how long ago that was when the first sends are made.
+    pub pushed_at_ms: Option<i64>,
 }

@@ -135,7 +135,8 @@ fn each_class_gets_its_own_frame_and_an_empty_one_means_nothing() {
     let mask = |encoding, deflate, platform| ClassMask { encoding, deflate, platform };
     set.push(mask(Encoding::Json, false, None), text_frame("json"));
     set.push(mask(Encoding::Json, false, Some(PlatformId(3))), Default::default());
-    let fanout = Fanout { stream: StreamIdx(1), range: None, frames: set, report_done: false, messages: 1 };
+    let fanout =
+        Fanout { stream: StreamIdx(1), range: None, frames: set, report_done: false, messages: 1, pushed_at_ms: None };
     world.hub(ToShard::Fanout(fanout));
     world.ticks(2);
     let texts: Vec<Vec<String>> = clients.iter().map(|client| world.texts(client.socket)).collect();

@@ -11,9 +11,12 @@ use std::path::Path;
 
 use serde::Deserialize as _;
 use tidegate_auth::dev::{is_name, may_listen_on};
+use tidegate_auth::service::ServiceTokens;
 use tidegate_auth::token::{KEYS_MAX, LEEWAY_S_MAX};
 use tidegate_gateway_tls::Acceptor;
 use tidegate_registry::Names;
+use tidegate_ring::WEIGHT_MAX;
+use tidegate_ring::mover::RATE_MAX;
 
 use super::origins::normal;
 use super::proxies::{TRUSTED_MAX, network};
@@ -34,7 +37,7 @@ impl fmt::Display for Problem {
 }
 
 /// The sections and their keys. A test keeps this in step with [`Config`].
-const SECTIONS: [(&str, &[&str]); 9] = [
+const SECTIONS: [(&str, &[&str]); 11] = [
     (
         "",
         &[
@@ -52,6 +55,8 @@ const SECTIONS: [(&str, &[&str]); 9] = [
             "proxies",
             "tls",
             "link",
+            "ring",
+            "deliver",
             "engine",
             "handshake",
             "auth",
@@ -62,6 +67,8 @@ const SECTIONS: [(&str, &[&str]); 9] = [
     ("proxies", &["trusted", "proxy_protocol"]),
     ("tls", &["addr", "echo_addr", "certificates", "client_certificates", "client_authorities"]),
     ("link", &["addr", "token_file", "credit_bytes"]),
+    ("ring", &["enabled", "moves_per_s"]),
+    ("deliver", &["tokens_file"]),
     ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin", "io"]),
     ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max", "half_open_per_ip_max"]),
     ("auth", &["keys", "audiences", "issuers", "leeway_s", "dev", "dev_page_ports"]),
@@ -177,7 +184,8 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     );
     let client_url = config.client_url.as_deref().is_none_or(is_websocket_url);
     rule(client_url, "gateway.client_url", "use ws://host:port or wss://host:port, with a path if there is one");
-    rule((1..=10_000).contains(&config.weight), "gateway.weight", "1 to 10000");
+    rule((1..=u32::from(WEIGHT_MAX)).contains(&config.weight), "gateway.weight", "1 to 100");
+    rule((1..=RATE_MAX).contains(&config.ring.moves_per_s), "gateway.ring.moves_per_s", "1 to 10000");
     let addrs = config.link.addr.as_ref().map_or(&[][..], |addr| addr.as_slice());
     rule(addrs.iter().all(|addr| is_http_url(addr)), "gateway.link.addr", "use http://host:port");
     let some = config.link.addr.is_none() || !addrs.is_empty();
@@ -215,6 +223,10 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     found.extend(Names::new(&config.cluster).err().map(|error| problem("gateway.cluster", error.to_string())));
     if let Some(file) = &config.link.token_file {
         found.extend(readable(file).map(|why| problem("gateway.link.token_file", why)));
+    }
+    if let Some(file) = &config.deliver.tokens_file {
+        let why = ServiceTokens::load(file).err();
+        found.extend(why.map(|why| problem("gateway.deliver.tokens_file", with_source(&why))));
     }
     found
 }

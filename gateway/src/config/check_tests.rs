@@ -27,6 +27,7 @@ fn the_list_of_keys_is_complete() {
     full.client_url = Some("ws://a".into());
     full.link.addr = Some(crate::config::OneOrMany::One("http://127.0.0.1:1".into()));
     full.link.token_file = Some(PathBuf::from("t"));
+    full.deliver.tokens_file = Some(PathBuf::from("t"));
     full.auth.keys.push(key);
     (full.tls.addr, full.tls.echo_addr) = (full.echo_addr, full.echo_addr);
     full.tls.client_authorities = Some(PathBuf::from("c"));
@@ -59,6 +60,10 @@ fn owners_are_found_in_the_registry_or_at_addresses_but_not_both() {
         ("[registry]\nkind = \"zookeeper\"\nendpoints = []", "gateway.registry"),
         ("client_url = \"http://a\"", "gateway.client_url"),
         ("weight = 0", "gateway.weight"),
+        ("weight = 101", "gateway.weight"),
+        ("[ring]\nmoves_per_s = 0", "gateway.ring.moves_per_s"),
+        ("[ring]\nmoves = 1", "gateway.ring.moves"),
+        ("[deliver]\ntokens_file = \"/nonexistent/tokens\"", "gateway.deliver.tokens_file"),
         ("[link]\naddr = []", "gateway.link.addr"),
     ] {
         assert!(said(wrong).contains(told), "{wrong}: {}", said(wrong));

@@ -14,13 +14,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tidegate_auth::Algorithm;
 use tidegate_gateway_tls::{ClientCertificates, PairFiles, TlsFiles};
+use tidegate_ring::mover::RATE_DEFAULT;
 
 use crate::io::IoChoice;
 
 pub use check::{Problem, check};
 pub use origins::{ORIGINS_MAX, Origins};
 pub use proxies::{Proxies, ProxiesConfig, ProxyProtocol};
-pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, RegisteredSettings, Settings};
+pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, NodeSettings, Settings};
 
 /// The annotated default of this section, as `tidegate default-config` prints it.
 pub const DEFAULT_CONFIG: &str = include_str!("default.toml");
@@ -43,7 +44,7 @@ pub struct Config {
     /// The URL that clients are sent to, as the registry tells it; needed there alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client_url: Option<String>,
-    /// This gateway's share of new clients beside the others in the registry.
+    /// This gateway's share of clients beside the others on the endpoint ring, 1 to 100.
     pub weight: u32,
     /// Where owners of partitions are found, and this gateway by others. Instead of `link.addr`.
     #[serde(skip_serializing)]
@@ -60,6 +61,8 @@ pub struct Config {
     pub proxies: ProxiesConfig,
     pub tls: TlsConfig,
     pub link: LinkConfig,
+    pub ring: RingMovesConfig,
+    pub deliver: DeliverConfig,
     pub engine: EngineConfig,
     pub handshake: HandshakeConfig,
     pub auth: AuthConfig,
@@ -135,6 +138,25 @@ pub struct LinkConfig {
     pub token_file: Option<PathBuf>,
     /// Bytes of deliveries that control may have under way, over all partitions.
     pub credit_bytes: u64,
+}
+
+/// `[gateway.ring]`: clients whose place is another gateway, where a registry tells of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RingMovesConfig {
+    /// Whether they are let go at all.
+    pub enabled: bool,
+    /// How many at most in a second.
+    pub moves_per_s: u32,
+}
+
+/// `[gateway.deliver]`: `POST /internal/v1/deliver` on the admin listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeliverConfig {
+    /// File with the service tokens that callers may show, one a line. Without it there is no such endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_file: Option<PathBuf>,
 }
 
 /// A value where most write one.
@@ -252,7 +274,7 @@ impl Default for Config {
             admin_addr: loopback(8081),
             cluster: "tidegate".into(),
             client_url: None,
-            weight: 100,
+            weight: 1,
             registry: None,
             echo_addr: None,
             window_ms: 50,
@@ -261,6 +283,8 @@ impl Default for Config {
             proxies: ProxiesConfig::default(),
             tls: TlsConfig::default(),
             link: LinkConfig::default(),
+            ring: RingMovesConfig::default(),
+            deliver: DeliverConfig::default(),
             engine: EngineConfig::default(),
             handshake: HandshakeConfig::default(),
             auth: AuthConfig::default(),
@@ -273,6 +297,12 @@ impl Default for Config {
 impl Default for LinkConfig {
     fn default() -> Self {
         LinkConfig { addr: None, token_file: None, credit_bytes: 8 << 20 }
+    }
+}
+
+impl Default for RingMovesConfig {
+    fn default() -> Self {
+        RingMovesConfig { enabled: true, moves_per_s: RATE_DEFAULT }
     }
 }
 

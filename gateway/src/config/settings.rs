@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use tidegate_auth::service::ServiceTokens;
 use tidegate_auth::{Key, Verifier, VerifierConfig};
 use tidegate_gateway_tls::Acceptor;
 use tidegate_registry::{Names, Registry, RegistryError};
@@ -43,8 +44,13 @@ pub struct Settings {
     pub proxies: Proxies,
     pub tls: Option<TlsSettings>,
     pub link: LinkSettings,
-    /// With a `registry`: owners are found there, and this gateway is entered there.
-    pub registered: Option<RegisteredSettings>,
+    /// Owners are found there, and this gateway is entered there.
+    pub registry: Option<Registry>,
+    pub node: NodeSettings,
+    /// Clients that are let go in a second because their place is another gateway; 0: they stay.
+    pub moves_per_s: u32,
+    /// Who may deliver by HTTP; without it nobody.
+    pub deliver: Option<ServiceTokens>,
     pub engine: EngineSettings,
     pub handshake: HandshakeSettings,
     pub verifier: Verifier,
@@ -60,10 +66,9 @@ pub struct TlsSettings {
     pub acceptor: Arc<Acceptor>,
 }
 
-/// What the registry is told, and which one.
+/// What a registry is told.
 #[derive(Clone, Debug)]
-pub struct RegisteredSettings {
-    pub registry: Registry,
+pub struct NodeSettings {
     pub names: Names,
     pub client_url: String,
     pub weight: u32,
@@ -135,20 +140,16 @@ impl Settings {
         limits.connections_max = limits.connections_max.min(connections_max);
         let addrs =
             config.link.addr.as_ref().map_or_else(|| vec![LINK_ADDR.to_owned()], |addr| addr.as_slice().to_vec());
-        let registered = match &config.registry {
-            Some(registry) => {
-                let failed = |path: &str, error: RegistryError| {
-                    vec![Problem { path: path.into(), message: with_source(&error) }]
-                };
-                Some(RegisteredSettings {
-                    registry: Registry::connect(registry).map_err(|error| failed("gateway.registry", error))?,
-                    names: Names::new(&config.cluster).map_err(|error| failed("gateway.cluster", error))?,
-                    client_url: config.client_url.unwrap_or_default(),
-                    weight: config.weight,
-                })
-            }
-            None => None,
-        };
+        let failed =
+            |path: &str, error: RegistryError| vec![Problem { path: path.into(), message: with_source(&error) }];
+        let registry = config.registry.as_ref().map(Registry::connect).transpose();
+        let registry = registry.map_err(|error| failed("gateway.registry", error))?;
+        let names = Names::new(&config.cluster).map_err(|error| failed("gateway.cluster", error))?;
+        let node = NodeSettings { names, client_url: config.client_url.unwrap_or_default(), weight: config.weight };
+        let deliver = config.deliver.tokens_file.as_deref().map(ServiceTokens::load).transpose();
+        let deliver = deliver.map_err(|error| {
+            vec![Problem { path: "gateway.deliver.tokens_file".into(), message: with_source(&error) }]
+        })?;
         Ok(Settings {
             name: config.name,
             client_addr: config.client_addr,
@@ -160,7 +161,10 @@ impl Settings {
             proxies,
             tls,
             link: LinkSettings { addrs, authorization, credit_bytes: config.link.credit_bytes },
-            registered,
+            registry,
+            node,
+            moves_per_s: if config.ring.enabled { config.ring.moves_per_s } else { 0 },
+            deliver,
             engine,
             handshake: HandshakeSettings {
                 deadline: Duration::from_millis(config.handshake.deadline_ms.into()),

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, warn};
 
 use super::{Fleet, HubOutlet};
+use crate::deliver::Delivery;
 use crate::link::{self, Attached, Flushed, LinkEvent, LinkSet, LinkStates, UpQueues};
 
 /// Items from shards in one turn.
@@ -60,6 +61,7 @@ impl HubThread {
         fleet: Arc<Fleet>,
         outlet: HubOutlet,
         links: LinkSet,
+        deliveries: mpsc::Receiver<Delivery>,
         status: Arc<HubStatus>,
     ) -> io::Result<HubThread> {
         let (stop, stopped) = watch::channel(false);
@@ -73,7 +75,7 @@ impl HubThread {
                 let links = tokio::spawn(links.run(to));
                 let turns =
                     Turns { hub, fleet, outlet, up: UpQueues::default(), link_states, status, woken: Vec::new() };
-                turns.run(events, stopped).await;
+                turns.run(events, deliveries, stopped).await;
                 // The events' end is gone, so the links end as soon as their attachments do.
                 if tokio::time::timeout(FAREWELL, links).await.is_err() {
                     debug!("the links did not end by themselves");
@@ -106,7 +108,12 @@ struct Turns {
 }
 
 impl Turns {
-    async fn run(mut self, mut events: mpsc::Receiver<LinkEvent>, mut stopped: watch::Receiver<bool>) {
+    async fn run(
+        mut self,
+        mut events: mpsc::Receiver<LinkEvent>,
+        mut deliveries: mpsc::Receiver<Delivery>,
+        mut stopped: watch::Receiver<bool>,
+    ) {
         let mut stopping = false;
         loop {
             let mut more = self.take_from_shards();
@@ -134,6 +141,7 @@ impl Turns {
                     Some(event) => self.take_event(event),
                     None => return,
                 },
+                Some(delivery) = deliveries.recv(), if !behind => self.take_delivery(delivery),
                 () = self.up.writable(), if flushed == Flushed::Behind => {}
                 () = timeout => {}
                 _ = stopped.wait_for(|stop| *stop) => stopping = true,
@@ -187,6 +195,14 @@ impl Turns {
                 self.hub.handle_link(now, partition, FromLink::Down);
             }
         }
+    }
+
+    fn take_delivery(&mut self, delivery: Delivery) {
+        let Delivery { streams, message, answer } = delivery;
+        let now = monotonic();
+        let reached = streams.iter().map(|stream| self.hub.deliver_here(now, stream, message.clone())).collect();
+        // Whoever asked may have gone.
+        let _ = answer.send(reached);
     }
 
     /// Everything the hub has to say, until it has no more.

@@ -30,7 +30,7 @@ impl<I> Mailbox<I> for QueueMailbox<I> {
         match input {
             ShardInput::Promote(_) => self.taken += 1,
             ShardInput::Stop => self.stopping = true,
-            ShardInput::Hub(_) | ShardInput::Drain { .. } => {}
+            ShardInput::Hub(_) | ShardInput::Drain { .. } | ShardInput::Ring(_) | ShardInput::Loads(_) => {}
         }
         Some(input)
     }

@@ -24,6 +24,7 @@ use tidegate_gateway_core::messages::{ToHub, ToShard};
 use tidegate_gateway_core::shard::{Promotion, ShardInput, ShardStats};
 use tidegate_gateway_threads::{Bound, Sleep};
 use tidegate_gateway_tls::TlsStats;
+use tidegate_ring::{Loads, Ring};
 use tokio::sync::Notify;
 
 pub use hub_thread::{HubStatus, HubThread};
@@ -169,6 +170,16 @@ impl Fleet {
     /// Tells every shard to let its connections go, spread over the time.
     pub fn drain(&self, over_ms: u32) {
         self.tell_all(|| ShardInput::Drain { over_ms });
+    }
+
+    /// Tells every shard who is whose place.
+    pub fn ring(&self, ring: &Arc<Ring>) {
+        self.tell_all(|| ShardInput::Ring(Arc::clone(ring)));
+    }
+
+    /// Tells every shard how many connections the gateways have.
+    pub fn loads(&self, loads: &Loads) {
+        self.tell_all(|| ShardInput::Loads(loads.clone()));
     }
 
     /// Tells every shard to close what is left and end.

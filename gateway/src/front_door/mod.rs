@@ -12,7 +12,7 @@ mod conn;
 mod first_frame;
 pub mod forwarded;
 pub mod http;
-mod identity;
+pub mod identity;
 pub mod metrics;
 pub mod proxy_header;
 pub mod query;

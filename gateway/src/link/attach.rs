@@ -142,7 +142,7 @@ impl Link {
             }
             tokio::select! {
                 () = tokio::time::sleep(backoff.pause()) => {}
-                () = self.seeker.moved() => backoff.reset(),
+                () = self.seeker.news() => backoff.reset(),
                 () = events.closed() => return,
             }
         }

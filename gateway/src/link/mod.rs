@@ -21,6 +21,7 @@ use std::sync::Arc;
 
 use tidegate_gateway_core::link::{FromLink, PartitionId, Partitions};
 use tidegate_proto::v1;
+use tidegate_registry::Registry;
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -43,6 +44,8 @@ pub enum LinkTarget {
     Configured,
     /// In this process: the gateway makes a duplex pair per connection and sends the server's end.
     InProcess(mpsc::Sender<DuplexStream>),
+    /// Where this registry says, as with one that the configuration names.
+    Registry(Registry),
 }
 
 /// What the links tell the hub thread.

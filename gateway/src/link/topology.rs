@@ -111,11 +111,30 @@ impl Seeker {
         self.failed > 0
     }
 
-    /// Resolves when another owner is known than the one that was sought last. One that has gone is not another.
+    /// Resolves when another owner is known than the one that was sought last. One that has gone is not another, and one that
+    /// was found while it took over stays the same when its epoch is told.
     pub async fn moved(&mut self) {
+        self.hears(|sought, owner| {
+            let is_same = sought.address == owner.address && sought.incarnation == owner.incarnation;
+            let epochs = sought.owner_epoch.zip(owner.owner_epoch);
+            !is_same || epochs.is_some_and(|(sought, owner)| sought != owner)
+        })
+        .await;
+    }
+
+    /// Resolves when anything else is known of the owner than what was known when it was sought last: so the one that it was
+    /// asked in vain may have taken over by now.
+    pub async fn news(&mut self) {
+        self.hears(|sought, owner| sought != owner).await;
+    }
+
+    async fn hears(&mut self, differs: impl Fn(&OwnerAt, &OwnerAt) -> bool) {
         let Topology::Registry(owners) = &mut self.topology else { return std::future::pending().await };
         let (partition, sought) = (self.partition, self.sought.as_ref());
-        let other = |owners: &Owners| owners.at.get(&partition).is_some_and(|owner| Some(owner) != sought);
+        let other = |owners: &Owners| {
+            let owner = owners.at.get(&partition);
+            owner.is_some_and(|owner| sought.is_none_or(|sought| differs(sought, owner)))
+        };
         if owners.wait_for(other).await.is_err() {
             std::future::pending().await
         }
@@ -175,9 +194,17 @@ mod tests {
             () = tokio::task::yield_now() => {}
         }
         set("a", Some(3));
+        seeker.news().await;
+        tokio::select! {
+            biased;
+            () = seeker.moved() => panic!("it is the same one, and has taken over"),
+            () = tokio::task::yield_now() => {}
+        }
+        assert_eq!(seeker.address().await, "a");
+        set("a", Some(4));
         seeker.moved().await;
         assert_eq!(seeker.address().await, "a");
-        set("b", Some(4));
+        set("b", Some(5));
         seeker.moved().await;
         assert_eq!(seeker.address().await, "b");
     }

@@ -25,14 +25,18 @@ pub struct Control {
     state: Arc<Mutex<State>>,
 }
 
+/// A gateway's attachment to a partition.
+type Way = (String, PartitionId);
+
 /// What its nodes share.
 struct State {
     partitions: Partitions,
     /// The node that owns each partition.
     owners: BTreeMap<PartitionId, usize>,
     streams: BTreeMap<String, Vec<v1::Message>>,
-    interest: BTreeSet<String>,
-    downs: BTreeMap<PartitionId, mpsc::Sender<Result<v1::LinkDown, Status>>>,
+    /// By gateway.
+    interest: BTreeMap<String, BTreeSet<String>>,
+    downs: BTreeMap<Way, mpsc::Sender<Result<v1::LinkDown, Status>>>,
     attachments: usize,
     hellos: Vec<v1::LinkHello>,
     online: Vec<v1::LinkConnection>,
@@ -73,14 +77,14 @@ impl Control {
     pub fn move_to(&self, partition: PartitionId, node: usize) {
         let mut state = self.state();
         state.owners.insert(partition, node);
-        state.downs.remove(&partition);
+        state.downs.retain(|(_, of), _| *of != partition);
     }
 
     pub fn partition_of(&self, stream: &str) -> PartitionId {
         self.state().partitions.of(stream)
     }
 
-    /// Partitions that are attached.
+    /// Attachments that there are now.
     pub fn attached(&self) -> usize {
         self.state().downs.len()
     }
@@ -111,9 +115,9 @@ impl Control {
         self.state().credit
     }
 
-    /// Whether the present attachment wants a stream.
+    /// Whether some attachment wants a stream.
     pub fn interested(&self, stream: &str) -> bool {
-        self.state().interest.contains(stream)
+        self.state().interest.values().any(|of| of.contains(stream))
     }
 
     /// Appends messages and delivers them in one item, if the gateway is interested.
@@ -123,9 +127,11 @@ impl Control {
         state.deliver(deliver);
     }
 
-    /// Sends one item of the first partition as it is.
+    /// Sends one item of the first partition as it is, to every gateway.
     pub fn send(&self, item: Down) {
-        self.state().send(PartitionId(0), vec![item]);
+        let mut state = self.state();
+        let ways: Vec<Way> = state.downs.keys().filter(|(_, of)| *of == PartitionId(0)).cloned().collect();
+        ways.iter().for_each(|way| state.send(way, vec![item.clone()]));
     }
 
     /// Ends the present attachments.
@@ -138,33 +144,35 @@ impl Control {
     }
 
     /// False: it is refused.
-    fn begin(&self, hello: v1::LinkHello, down: &mpsc::Sender<Result<v1::LinkDown, Status>>) -> bool {
+    fn begin(&self, way: &Way, hello: v1::LinkHello, down: &mpsc::Sender<Result<v1::LinkDown, Status>>) -> bool {
         let mut state = self.state();
-        let partition = PartitionId(hello.partition);
+        let partition = way.1;
         state.hellos.push(hello);
         if state.owners.get(&partition) != Some(&self.node) {
             return false;
         }
         state.attachments += 1;
         let ours = state.partitions;
-        state.interest.retain(|stream| ours.of(stream) != partition);
-        state.downs.insert(partition, down.clone());
+        let interest = state.interest.entry(way.0.clone()).or_default();
+        interest.retain(|stream| ours.of(stream) != partition);
+        state.downs.insert(way.clone(), down.clone());
         let partitions = ours.count();
-        state.send(partition, vec![Down::Attached(v1::LinkAttached { partitions, ..Default::default() })]);
+        state.send(way, vec![Down::Attached(v1::LinkAttached { partitions, ..Default::default() })]);
         true
     }
 
-    fn take(&self, partition: PartitionId, item: Up) {
+    fn take(&self, way: &Way, item: Up) {
         let mut state = self.state();
+        let wanted = state.interest.entry(way.0.clone()).or_default();
         match item {
             Up::Hello(_) => panic!("a second hello"),
             Up::Interest(interest) => {
-                state.interest.extend(interest.add);
-                state.interest.retain(|stream| !interest.remove.contains(stream));
+                wanted.extend(interest.add);
+                wanted.retain(|stream| !interest.remove.contains(stream));
             }
             Up::InterestEnd(_) => {}
-            Up::Open(open) => state.open(partition, open),
-            Up::Request(request) => state.request(partition, request),
+            Up::Open(open) => state.open(way, open),
+            Up::Request(request) => state.request(way, request),
             Up::Credit(credit) => state.credit += credit.bytes,
             Up::Presence(presence) => {
                 state.online.extend(presence.online);
@@ -181,7 +189,7 @@ impl State {
             partitions,
             owners: partitions.all().map(|of| (of, of.0 as usize % nodes)).collect(),
             streams: BTreeMap::new(),
-            interest: BTreeSet::new(),
+            interest: BTreeMap::new(),
             downs: BTreeMap::new(),
             attachments: 0,
             hellos: Vec::new(),
@@ -211,14 +219,17 @@ impl State {
     }
 
     fn deliver(&mut self, deliver: v1::LinkDeliver) {
-        if self.interest.contains(&deliver.stream) {
-            self.send(PartitionId(deliver.partition), vec![Down::Deliver(deliver)]);
+        let wanted = |(_, of): &(&String, &BTreeSet<String>)| of.contains(&deliver.stream);
+        let gateways: Vec<String> = self.interest.iter().filter(wanted).map(|(gateway, _)| gateway.clone()).collect();
+        for gateway in gateways {
+            let way = (gateway, PartitionId(deliver.partition));
+            self.send(&way, vec![Down::Deliver(deliver.clone())]);
         }
     }
 
-    fn send(&mut self, partition: PartitionId, items: Vec<Down>) {
+    fn send(&mut self, way: &Way, items: Vec<Down>) {
         let items = items.into_iter().map(|item| v1::LinkDownItem { item: Some(item) }).collect();
-        if let Some(down) = self.downs.get(&partition) {
+        if let Some(down) = self.downs.get(way) {
             // The channel is far larger than what a test sends.
             down.try_send(Ok(v1::LinkDown { items })).expect("room for an item");
         }
@@ -235,12 +246,12 @@ impl State {
     }
 
     /// With `auto_join` also the inbox and, where there are several partitions, everybody's group.
-    fn open(&mut self, partition: PartitionId, open: v1::LinkOpen) {
+    fn open(&mut self, way: &Way, open: v1::LinkOpen) {
         let mut wanted = open.streams;
         let mut items = Vec::new();
         let everybody = "g:_all".to_owned();
         if open.auto_join && self.partitions != Partitions::ONE {
-            match self.partitions.of(&everybody) == partition {
+            match self.partitions.of(&everybody) == way.1 {
                 true => wanted.push(v1::LinkOpenStream { stream: everybody, auto: true, ..Default::default() }),
                 false => items.push(Down::Also(v1::LinkAlso { corr: open.corr, streams: vec![everybody] })),
             }
@@ -252,7 +263,7 @@ impl State {
         for asked in wanted {
             let head = self.head(&asked.stream);
             let start = asked.after.unwrap_or(head).min(head);
-            self.interest.insert(asked.stream.clone());
+            self.interest.entry(way.0.clone()).or_default().insert(asked.stream.clone());
             items.push(Down::Opened(v1::LinkOpened {
                 corr: open.corr,
                 epoch: EPOCH.into(),
@@ -269,10 +280,10 @@ impl State {
             }));
         }
         items.push(Down::OpenEnd(v1::LinkOpenEnd { corr: open.corr }));
-        self.send(partition, items);
+        self.send(way, items);
     }
 
-    fn request(&mut self, partition: PartitionId, request: v1::LinkRequest) {
+    fn request(&mut self, way: &Way, request: v1::LinkRequest) {
         use v1::link_reply::Ok as Reply;
         let ok = match request.op.expect("an operation") {
             Op::Send(send) => {
@@ -303,7 +314,7 @@ impl State {
             }
             Op::Ack(_) | Op::Read(_) => Reply::Done(v1::LinkDone {}),
         };
-        self.send(partition, vec![Down::Reply(v1::LinkReply { corr: request.corr, error: None, ok: Some(ok) })]);
+        self.send(way, vec![Down::Reply(v1::LinkReply { corr: request.corr, error: None, ok: Some(ok) })]);
     }
 }
 
@@ -327,21 +338,21 @@ impl GatewayLink for Control {
             let first = up.message().await.ok().flatten().map(|batch| batch.items).unwrap_or_default();
             let mut items = first.into_iter().filter_map(|item| item.item);
             let Some(Up::Hello(hello)) = items.next() else { return };
-            let partition = PartitionId(hello.partition);
-            if !control.begin(hello, &down) {
+            let way: Way = (hello.gateway.clone(), PartitionId(hello.partition));
+            if !control.begin(&way, hello, &down) {
                 let _ = down.try_send(Err(Status::failed_precondition("another node owns the partition")));
                 return;
             }
             let own = down.downgrade();
             drop(down);
-            items.for_each(|item| control.take(partition, item));
+            items.for_each(|item| control.take(&way, item));
             while let Ok(Some(batch)) = up.message().await {
-                batch.items.into_iter().filter_map(|item| item.item).for_each(|item| control.take(partition, item));
+                batch.items.into_iter().filter_map(|item| item.item).for_each(|item| control.take(&way, item));
             }
             let mut state = control.state();
             let ours = |down: &mpsc::Sender<_>| own.upgrade().is_some_and(|own| own.same_channel(down));
-            if state.downs.get(&partition).is_some_and(ours) {
-                state.downs.remove(&partition);
+            if state.downs.get(&way).is_some_and(ours) {
+                state.downs.remove(&way);
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(from))))

@@ -16,6 +16,7 @@ use serde_json::Value;
 use tidegate_auth::{Algorithm, Issuer};
 use tidegate_gateway::config::KeyConfig;
 use tidegate_gateway::{Addrs, Config, Gateway, IoChoice, LinkTarget};
+use tidegate_registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use control::Control;
@@ -45,6 +46,19 @@ impl Node {
     /// With control where `adjust` says.
     pub async fn attached_to(control: Control, adjust: impl FnOnce(&mut Config)) -> Node {
         Node::of(control, LinkTarget::Configured, adjust).await
+    }
+
+    /// Where this registry says; `attachments`: how many there are once it has them all.
+    pub async fn in_registry(
+        control: Control,
+        registry: Registry,
+        attachments: usize,
+        adjust: impl FnOnce(&mut Config),
+    ) -> Node {
+        let node = Node::of(control, LinkTarget::Registry(registry), adjust).await;
+        eventually("every partition is attached", || node.control.attached() == attachments).await;
+        node.metric_becomes("tidegate_gateway_link_up", 1.0).await;
+        node
     }
 
     async fn of(control: Control, target: LinkTarget, adjust: impl FnOnce(&mut Config)) -> Node {

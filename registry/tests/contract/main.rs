@@ -9,6 +9,7 @@ mod own_server;
 mod proxy;
 mod sessions;
 mod site;
+mod tls;
 mod watches;
 mod workers;
 

@@ -67,9 +67,14 @@ impl Site {
 
     /// Another client, whose way to the server can be broken.
     pub async fn through_proxy(&self) -> (Registry, Proxy) {
-        let (scheme, server) = self.url.split_once("://").expect("a URL");
+        let (scheme, server) = (self.url.split("://").next().expect("a scheme"), self.address());
         let proxy = Proxy::before(server).await;
         (registry(self.backing, &format!("{scheme}://{}", proxy.address), IN_VAIN), proxy)
+    }
+
+    /// `host:port` of the server.
+    pub fn address(&self) -> &str {
+        self.url.split_once("://").expect("a URL").1
     }
 
     pub fn key(&self, name: &str) -> String {

@@ -73,14 +73,14 @@ pub fn gap_frame(stream: &str, epoch: &Epoch, from: Seq, to: Seq, head: Seq, pul
     v1::ServerFrame { id: 0, body: Some(Body::Gap(gap)) }
 }
 
-/// The last frame before a close; whether to reconnect follows from the code.
-pub fn bye_frame(code: CloseCode, reason: &str, reconnect_after_ms: Option<u32>) -> v1::ServerFrame {
+/// The last frame before a close; whether to reconnect follows from the code. `endpoint`: where to, if not empty.
+pub fn bye_frame(code: CloseCode, reason: &str, reconnect_after_ms: Option<u32>, endpoint: &str) -> v1::ServerFrame {
     let bye = v1::Bye {
         code: u32::from(code.number()),
         reason: reason.into(),
         reconnect: code.reconnect(),
         reconnect_after_ms,
-        endpoint: String::new(),
+        endpoint: endpoint.into(),
     };
     v1::ServerFrame { id: 0, body: Some(Body::Bye(bye)) }
 }

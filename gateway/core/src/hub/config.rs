@@ -52,6 +52,8 @@ pub const PRESENCE_MAX: usize = 256 * 1024;
 pub const PRESENT_PAUSE_MS: u64 = 2;
 /// Deliveries are credited back to control in chunks of so many bytes.
 pub const CREDIT_BYTES: u64 = 64 * 1024;
+/// Of one batch in so many it is noted how long it took from its push to its first socket.
+pub const LATENCY_SAMPLE: u64 = 16;
 /// Most timers that one call of `handle_timeout` works off, so that its output stays bounded.
 pub const TIMERS_PER_CALL_MAX: usize = 1_024;
 
@@ -134,6 +136,8 @@ pub struct HubStats {
     /// Durable messages taken into streams.
     pub messages_received: u64,
     pub ephemeral_received: u64,
+    /// Ephemeral messages that were handed to this node, times their streams with members.
+    pub delivered_here: u64,
     /// Ephemeral messages that a full window pushed out.
     pub ephemeral_dropped: u64,
     /// Deliveries of an owner that has a successor.

@@ -23,6 +23,7 @@ mod config;
 mod encode;
 mod gather;
 mod heal;
+mod here;
 mod interest;
 mod members;
 mod open;

@@ -8,11 +8,11 @@ use std::cmp::Reverse;
 use super::encode::BatchHead;
 use super::stream::{Pending, Stream, WindowEnd};
 use super::tail::message_bytes;
-use super::{FRAME_BYTES_MAX, Hub, Timer, TimerKind, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX};
+use super::{FRAME_BYTES_MAX, Hub, LATENCY_SAMPLE, Timer, TimerKind, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX};
 use crate::hub::EPHEMERAL_MAX;
 use crate::ids::{Now, PartitionId, Seq, SeqRange, ShardId, StreamIdx};
 use crate::link::{Deliver, Message};
-use crate::messages::{Fanout, FrameSet, ToShard};
+use crate::messages::{Fanout, ToShard};
 
 impl Hub {
     pub(super) fn deliver(&mut self, now: Now, partition: PartitionId, deliver: Deliver) {
@@ -23,7 +23,10 @@ impl Hub {
         }
         let Some(idx) = self.streams.find(&deliver.stream) else { return };
         match deliver.range {
-            None => self.take_ephemeral(now, idx, deliver.messages),
+            None => {
+                self.stats.ephemeral_received += deliver.messages.len() as u64;
+                self.take_ephemeral(now, idx, deliver.messages);
+            }
             Some(range) => {
                 if self.streams.at(idx).is_some_and(|stream| stream.epoch != deliver.epoch) {
                     // Nothing says what is still stored before `after`, so clients ask from the beginning.
@@ -65,8 +68,7 @@ impl Hub {
         self.leave_or_wait(now, idx);
     }
 
-    fn take_ephemeral(&mut self, now: Now, idx: StreamIdx, messages: Vec<Message>) {
-        self.stats.ephemeral_received += messages.len() as u64;
+    pub(super) fn take_ephemeral(&mut self, now: Now, idx: StreamIdx, messages: Vec<Message>) {
         let Some(stream) = self.streams.at_mut(idx) else { return };
         if !stream.has_members() || messages.is_empty() {
             return;
@@ -170,20 +172,25 @@ impl Hub {
         let frames = self.encoder.batch(classes, head, &messages);
         self.stats.batches += 1;
         self.stats.batch_messages += messages.len() as u64;
-        self.fan_out(idx, range, frames, messages.len() as u32);
+        let is_sampled = self.stats.batches % LATENCY_SAMPLE == 1;
+        let pushed_at_ms = messages.first().map(|message| message.body.ts).filter(|ts| is_sampled && *ts > 0);
+        self.fan_out(
+            idx,
+            Fanout { stream: idx, range, frames, report_done: false, messages: messages.len() as u32, pushed_at_ms },
+        );
     }
 
-    fn fan_out(&mut self, idx: StreamIdx, range: Option<SeqRange>, frames: FrameSet, messages: u32) {
+    fn fan_out(&mut self, idx: StreamIdx, mut fanout: Fanout) {
         let slice = self.config.fanout_slice;
         let Some(stream) = self.streams.at_mut(idx) else { return };
-        let report_done = stream.members().any(|(_, members)| members > slice);
+        fanout.report_done = stream.members().any(|(_, members)| members > slice);
         let mut shards = 0;
         for (shard, _) in stream.members() {
-            let fanout = Fanout { stream: idx, range, frames: frames.clone(), report_done, messages };
-            self.to_shard.push_back((shard, ToShard::Fanout(fanout)));
+            self.to_shard.push_back((shard, ToShard::Fanout(fanout.clone())));
+            fanout.pushed_at_ms = None;
             shards += 1;
         }
-        if report_done {
+        if fanout.report_done {
             (0..shards).for_each(|_| stream.begin_on_shard());
         }
     }

@@ -10,6 +10,7 @@ use tidegate_proto::v1;
 use super::backlog::{Kind, Queued};
 use super::config::PARTED_PER_TURN_MAX;
 use super::engine::Engine;
+use super::moving::Hint;
 use super::send_state::SendCause;
 use super::slab::{Phase, Slot, flag};
 use super::wheel::{Tick, ticks};
@@ -60,6 +61,16 @@ impl Parting {
 impl Engine {
     /// Ends the connection with our close frame, and a `bye` before it for codes of ours. What waits goes out first.
     pub(super) fn close(&mut self, slot: Slot, code: CloseCode, reason: &str) {
+        let uid = self.slab.identity(slot).map(|identity| identity.uid);
+        let endpoint = match (code, uid) {
+            (CloseCode::Drain, Some(uid)) => self.place_after_us(uid),
+            _ => Box::default(),
+        };
+        self.close_with(slot, code, reason, Hint { endpoint, after_ms: None });
+    }
+
+    /// The same, with more to say about coming back.
+    pub(super) fn close_with(&mut self, slot: Slot, code: CloseCode, reason: &str, hint: Hint) {
         if self.slab.hot(slot).phase != Phase::Open {
             return;
         }
@@ -68,7 +79,7 @@ impl Engine {
         self.begin_end(slot, Phase::CloseSent);
         let hot = self.slab.hot(slot);
         if code.number() >= 3000 && !hot.is(flag::ECHO) {
-            let bye = self.bye(code, reason);
+            let bye = self.bye(code, reason, hint);
             self.reply(slot, &bye);
         }
         self.enqueue(slot, Queued { frame: close_frame(code.number(), reason), kind: Kind::Direct });
@@ -212,9 +223,10 @@ impl Engine {
         self.todo.to_hub.push(ToHub::Disconnected { conn, uid, connection_id });
     }
 
-    fn bye(&mut self, code: CloseCode, reason: &str) -> v1::ServerFrame {
-        let after = code.reconnect().then(|| self.kit.rng.up_to(self.config.reconnect_spread_ms));
-        client::bye_frame(code, reason, after)
+    fn bye(&mut self, code: CloseCode, reason: &str, hint: Hint) -> v1::ServerFrame {
+        let spread_ms = self.config.reconnect_spread_ms;
+        let after = hint.after_ms.or_else(|| code.reconnect().then(|| self.kit.rng.up_to(spread_ms)));
+        client::bye_frame(code, reason, after, &hint.endpoint)
     }
 
     /// Encodes a frame of the shard's own for this connection and queues it.

@@ -6,6 +6,7 @@ use super::backlog::Gap;
 use super::engine::Engine;
 use super::fanout::Run;
 use super::memberships::Membership;
+use super::moving::Hint;
 use super::slab::{Acks, Phase, Slot, flag, token};
 use super::wheel::{Tick, ticks};
 use super::{Promoted, Promotion};
@@ -39,12 +40,17 @@ impl Engine {
         (hot.socket, hot.phase, hot.heard, hot.interval) = (socket, Phase::Open, self.clock.tick, interval);
         self.stats.promoted.add(1);
         self.stats.connections.set(self.slab.live() as u64);
+        let place = match &session {
+            Promoted::Client { hello, .. } if self.leaving.draining => self.place_after_us(hello.uid.as_str()),
+            _ => Box::default(),
+        };
         match session {
             Promoted::Client { hello, params } => self.open_client(slot, hello, params),
             Promoted::Echo { params } => self.open_echo(slot, params),
         }
         if self.leaving.draining {
-            return self.close(slot, CloseCode::Drain, "drain");
+            let hint = Hint { endpoint: place, after_ms: None };
+            return self.close_with(slot, CloseCode::Drain, "drain", hint);
         }
         self.watch_silence(slot);
         if !early.is_empty() {
@@ -71,6 +77,7 @@ impl Engine {
         }
         self.slab.set_identity(slot, &hello.uid, &hello.device);
         self.users.insert(&self.slab, slot);
+        self.settle_in(slot);
         let conn = self.conn_ref(slot);
         let connection_id = self.kit.connection_ids.of(conn);
         self.todo.to_hub.push(ToHub::Connected { conn, connection_id, hello });

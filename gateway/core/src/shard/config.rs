@@ -21,6 +21,10 @@ pub(super) const FLIGHT_GATHER_BYTES_MAX: usize = 256 * 1024;
 pub(super) const TIMERS_PER_TURN_MAX: usize = 4_096;
 /// Connections that one turn lets go while it parts from all of them.
 pub(super) const PARTED_PER_TURN_MAX: usize = 1_024;
+/// Connections that one turn looks at for a new ring.
+pub(super) const MOVE_LOOKS_PER_TURN_MAX: u32 = 512;
+/// Connections that one turn lets go because their place is elsewhere.
+pub(super) const MOVES_PER_TURN_MAX: usize = 64;
 /// Connections that one command to say who is here looks at.
 pub(super) const PRESENT_SLICE_MAX: u32 = 512;
 /// Empty backlogs kept for the next connection that has to wait.
@@ -72,10 +76,18 @@ pub struct ShardConfig {
     pub close_timeout_ms: u32,
     /// What unpacking costs is counted by it.
     pub cpu_clock: CpuClock,
+    /// Milliseconds since the Unix epoch; 0: no clock, and nothing is noted by it.
+    pub wall_clock_ms: fn() -> i64,
     /// Unguessable; names of connections are made from it.
     pub connection_id_secret: [u8; 16],
     /// A closing client that should come back is told to wait for up to so long, at random.
     pub reconnect_spread_ms: u32,
+    /// This gateway's name on the endpoint ring.
+    pub gateway: Box<str>,
+    /// How many shards the gateway has.
+    pub shards: u16,
+    /// Clients that all of them together let go in a second because their place is another gateway; 0: they stay.
+    pub moves_per_s: u32,
 }
 
 impl Default for ShardConfig {
@@ -91,8 +103,12 @@ impl Default for ShardConfig {
             ping_interval_ms: 60_000,
             close_timeout_ms: 2_000,
             cpu_clock: || 0,
+            wall_clock_ms: || 0,
             connection_id_secret: [0; 16],
             reconnect_spread_ms: 2_000,
+            gateway: "gateway".into(),
+            shards: 1,
+            moves_per_s: 0,
         }
     }
 }

@@ -15,6 +15,7 @@ use super::config::{FLIGHT_GATHER_BYTES_MAX, FLIGHT_SENDS_MAX, ShardConfig};
 use super::connection_id::ConnectionIds;
 use super::fanout::Run;
 use super::members::Streams;
+use super::moving::Moving;
 use super::slab::{Acks, Slab, Slot};
 use super::stats::ShardStats;
 use super::wheel::{Tick, Wheel};
@@ -37,6 +38,7 @@ pub(super) struct Engine {
     pub flight: Flight,
     pub todo: Todo,
     pub leaving: Leaving,
+    pub moving: Moving,
     pub kit: Kit,
     pub stats: Arc<ShardStats>,
 }
@@ -107,6 +109,7 @@ impl Engine {
             flight: Flight::new(),
             todo: Todo::default(),
             leaving: Leaving::default(),
+            moving: Moving::new(id, &config, seed),
             kit: Kit {
                 rng: Rng(seed),
                 connection_ids: ConnectionIds::new(config.connection_id_secret),

@@ -28,6 +28,7 @@ pub(super) struct Run {
     next: u32,
     end: u32,
     work: Work,
+    pushed_at_ms: Option<i64>,
 }
 
 enum Work {
@@ -46,21 +47,25 @@ enum Pick {
 
 impl Run {
     pub(super) fn fanout(fanout: Fanout) -> Self {
-        let Fanout { stream, range, frames, report_done, messages } = fanout;
+        let Fanout { stream, range, frames, report_done, messages, pushed_at_ms } = fanout;
         let kind = match range {
             Some(range) => Kind::Durable { stream, messages, range },
             None => Kind::Ephemeral { stream, messages },
         };
-        Run { stream, place: Place::NONE, next: 0, end: 0, work: Work::Send { kind, frames, report_done } }
+        Run { pushed_at_ms, ..Run::new(stream, Work::Send { kind, frames, report_done }) }
     }
 
     pub(super) fn gap_all(stream: StreamIdx, from: Seq, new_epoch: bool) -> Self {
-        Run { stream, place: Place::NONE, next: 0, end: 0, work: Work::Gap { from, new_epoch } }
+        Run::new(stream, Work::Gap { from, new_epoch })
     }
 
     /// Ends every membership of the stream.
     pub(super) fn dismiss(stream: StreamIdx, frames: FrameSet) -> Self {
-        Run { stream, place: Place::NONE, next: 0, end: 0, work: Work::Dismiss { frames } }
+        Run::new(stream, Work::Dismiss { frames })
+    }
+
+    fn new(stream: StreamIdx, work: Work) -> Self {
+        Run { stream, place: Place::NONE, next: 0, end: 0, work, pushed_at_ms: None }
     }
 }
 
@@ -122,6 +127,12 @@ impl Engine {
             }
         }
         run.next = until;
+        if let Some(pushed_at_ms) = run.pushed_at_ms.take() {
+            let now_ms = (self.config.wall_clock_ms)();
+            if now_ms > 0 {
+                self.stats.latency.note(pushed_at_ms, now_ms);
+            }
+        }
         visited
     }
 

@@ -20,8 +20,10 @@ mod config;
 mod connection_id;
 mod engine;
 mod fanout;
+mod latency;
 mod members;
 mod memberships;
+mod moving;
 mod outbound;
 mod present;
 mod send_state;
@@ -33,6 +35,8 @@ mod wheel;
 
 use std::sync::Arc;
 
+use tidegate_ring::{Loads, Ring};
+
 use self::config::{FANOUT_VISITS_PER_TURN, FLIGHT_SENDS_JOINED_MAX, INBOX_ITEMS_PER_TURN_MAX};
 use self::engine::Engine;
 use crate::driver::Driver;
@@ -41,6 +45,7 @@ use crate::messages::{Hello, ToHub, ToShard};
 use crate::ws::{DeflateParams, Inflater};
 
 pub use self::config::ShardConfig;
+pub use self::latency::{BOUNDS_MS, Latency};
 pub use self::stats::{ByKind, Closes, Counter, Dropped, Sends, ShardStats};
 
 /// The worker loop of one thread, over the driver `D`.
@@ -68,6 +73,11 @@ pub enum ShardInput<I> {
     Drain {
         over_ms: u32,
     },
+    /// Who is whose place from here on, if it is newer than what the shard knows: those whose place is elsewhere are let go
+    /// with 3002 in their turn, and those whom a drain lets go are told theirs.
+    Ring(Arc<Ring>),
+    /// How many connections the gateways have.
+    Loads(Loads),
     /// Hard end: every socket is reset.
     Stop,
 }
@@ -113,7 +123,7 @@ impl<D: Driver> Shard<D> {
         self.pump();
         self.run_fanouts();
         let timers_left = self.engine.run_timers();
-        let parts_at = self.engine.run_parting();
+        let parts_at = [self.engine.run_parting(), self.engine.run_moves()].into_iter().flatten().min();
         self.pump();
         self.report(mailbox);
         let engine = &self.engine;
@@ -145,6 +155,8 @@ impl<D: Driver> Shard<D> {
                 ShardInput::Hub(command) => engine.on_command(driver, command),
                 ShardInput::Promote(promotion) => engine.promote(driver, promotion, inflater),
                 ShardInput::Drain { over_ms } => engine.drain(over_ms),
+                ShardInput::Ring(ring) => engine.on_ring(ring),
+                ShardInput::Loads(loads) => engine.on_loads(loads),
                 ShardInput::Stop => engine.stop(),
             }
             if self.engine.flight.is_full() {

@@ -5,6 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::backlog::Kind;
+use super::latency::Latency;
 use crate::ws::Inflated;
 use crate::ws::close::CloseCode;
 
@@ -79,6 +80,8 @@ pub struct ShardStats {
     pub refused: Counter,
     /// Wholly in the socket (or in a send that has not come back short).
     pub delivered: ByKind,
+    /// From the push to the first socket, of a sample.
+    pub latency: Latency,
     pub dropped: Dropped,
     pub sends: Sends,
     /// Streams of connections that were taken off.
@@ -90,6 +93,10 @@ pub struct ShardStats {
     pub closes: Closes,
     /// Connections that are still to be let go, of a drain or because their streams begin anew.
     pub parting: Counter,
+    /// Connections that are still to be let go because their place is another gateway.
+    pub moves_pending: Counter,
+    /// Of the endpoint ring in use; 0: none yet.
+    pub ring_version: Counter,
     /// A fan-out had no frame for a member's class: a defect of the hub.
     pub frames_missing: Counter,
     pub inflated: InflatedCounters,

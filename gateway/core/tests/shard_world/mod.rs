@@ -205,6 +205,7 @@ pub fn batch(stream: u32, after: u64, fill: usize) -> ToShard {
         frames: frames(&format!("L {stream} {after} {}", "x".repeat(fill))),
         report_done: true,
         messages: 1,
+        pushed_at_ms: None,
     })
 }
 
@@ -215,6 +216,7 @@ pub fn ephemeral(stream: u32, fill: usize) -> ToShard {
         frames: frames(&format!("E {stream} {}", "x".repeat(fill))),
         report_done: false,
         messages: 1,
+        pushed_at_ms: None,
     })
 }
 

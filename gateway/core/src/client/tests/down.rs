@@ -175,8 +175,12 @@ fn notices_of_the_protocol() {
         (unasked(Body::Expiring(v1::Expiring { in_ms: 60_000 })), r#"{"expiring":{"in_ms":60000}}"#),
         (unasked(Body::Presence(presence)), r#"{"presence":{"uid":"bob","online":true,"devices":["web","ios"]}}"#),
         (
-            bye_frame(CloseCode::Drain, "drain", Some(1830)),
+            bye_frame(CloseCode::Drain, "drain", Some(1830), ""),
             r#"{"bye":{"code":3001,"reason":"drain","reconnect":true,"reconnect_after_ms":1830}}"#,
+        ),
+        (
+            bye_frame(CloseCode::Moved, "moved", Some(7), "wss://b/ws"),
+            r#"{"bye":{"code":3002,"reason":"moved","reconnect":true,"reconnect_after_ms":7,"endpoint":"wss://b/ws"}}"#,
         ),
         (
             unasked(Body::Bye(v1::Bye {
