@@ -120,6 +120,9 @@ impl Presence {
                 let route = GatewayRoute(number);
                 let gateway = Gateway { incarnation, route, attachment: number, standing: Standing::Attached };
                 let older = table.gateways.insert(name.into(), gateway);
+                if older.as_ref().is_some_and(|older| older.standing == Standing::Lost) {
+                    table.lost -= 1;
+                }
                 let gone = older.map_or_else(Vec::new, |older| table.end(name, &older, GATEWAY_RESTARTED));
                 (attached(route, false), gone)
             }
@@ -185,7 +188,8 @@ impl Presence {
                 changes.push(by.change(here.uid.into(), here.connection_id.into(), Some(what), true, CONNECTED));
             }
         }
-        if told.all {
+        // What a table has heard anew, it has heard on this attachment: nothing older is there to be looked for.
+        if told.all && by.known {
             let unheard = |connection: &Connection| connection.route == by.route && connection.told < by.number;
             table.drop_where(unheard, |uid, connection| {
                 changes.push(by.change(uid.into(), connection.id, Some(connection.what), false, UNHEARD));
@@ -271,10 +275,8 @@ impl View<'_> {
 
 impl Table {
     fn routes_of<'a>(&'a self, gateway: &'a str, incarnation: u64) -> impl Iterator<Item = GatewayRoute> + 'a {
-        let ours = move |(name, known): &(&Box<str>, &Gateway)| {
-            known.incarnation == incarnation && gateway_of(name) == gateway
-        };
-        self.gateways.iter().filter(ours).map(|(_, known)| known.route)
+        let all = self.gateways.iter().filter(move |(_, known)| known.incarnation == incarnation);
+        all.filter(move |(name, _)| gateway_of(name) == gateway).map(|(_, known)| known.route)
     }
 
     /// Device and platform of one that was not listed.

@@ -209,8 +209,8 @@ pub struct Bench {
 
 impl Bench {
     pub async fn new() -> Bench {
-        let mut settings = Settings::default();
-        settings.dead_letters = DeadLetters { backoff_ms: 1, backoff_max_ms: 5, ..DeadLetters::default() };
+        let dead_letters = DeadLetters { backoff_ms: 1, backoff_max_ms: 5, ..DeadLetters::default() };
+        let settings = Settings { dead_letters, ..Settings::default() };
         let bench = Bench { bus: MemoryBus::new(Producer::default()), settings, metrics: TaskMetrics::default() };
         bench.bus.admin().create_missing(&bench.settings.topics.specs()).await.expect("topics");
         bench

@@ -291,6 +291,7 @@ impl Cluster {
             tokio::spawn(Arc::clone(&ids).keep(registry.clone(), names.clone(), config.node.clone(), ttl)),
             tokio::spawn(sweep(Arc::clone(&results))),
             tokio::spawn(keeper.run()),
+            tokio::spawn(Arc::clone(&here).note()),
         ]);
         let ownership = Ownership {
             registry,

@@ -72,8 +72,8 @@ impl Opener {
         self.spread.seats.set(partition, Seat::Ours(hosted.clone()));
         let routed = progress.routed.unwrap_or(Lsn(0));
         let indexed = self.feed.clone().map(|index| follow(Arc::clone(&reader), index, routed));
-        let feed = self.upstream.feed(hosted.clone(), progress.consumed);
         let relays = self.relays(&hosted, &reader);
+        let feed = self.upstream.feed(hosted.clone(), progress.consumed);
         let carrier = Carrier {
             spread: Arc::clone(&self.spread),
             hosted: hosted.clone(),

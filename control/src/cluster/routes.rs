@@ -16,6 +16,8 @@ use crate::presence::Presence;
 /// A partition that was just opened knows who is there once gateways have come and told: not before this.
 pub(crate) const SETTLE: Duration = Duration::from_secs(10);
 
+const NOTE_EVERY: Duration = Duration::from_secs(1);
+
 /// It cannot be said now; later it can.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -39,7 +41,7 @@ pub(crate) struct Here {
     seats: Arc<Seats>,
     presence: Arc<Presence>,
     settle: Duration,
-    /// Since when a partition is asked about under its present owner epoch.
+    /// Since when a partition is known to be ours under its present owner epoch.
     since: Mutex<HashMap<PartitionId, (OwnerEpoch, Instant)>>,
 }
 
@@ -56,6 +58,16 @@ impl Here {
         }
         let view = self.presence.view();
         Some(uids.map(|uid| view.connections_of(uid) > 0).collect())
+    }
+
+    /// Notes partitions as they come, so that nobody has to ask first. Runs until it is dropped.
+    pub async fn note(self: Arc<Self>) {
+        loop {
+            for hosted in self.seats.all_hosted() {
+                self.is_settled(hosted.origin.partition, hosted.origin.owner_epoch);
+            }
+            tokio::time::sleep(NOTE_EVERY).await;
+        }
     }
 
     fn is_settled(&self, partition: PartitionId, owner_epoch: OwnerEpoch) -> bool {

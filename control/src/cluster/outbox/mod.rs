@@ -70,12 +70,14 @@ pub(crate) struct Relay {
 impl Relay {
     /// Until the task is aborted.
     pub fn spawn(self) -> JoinHandle<()> {
-        tokio::spawn(self.run())
+        // What is committed from here on is told in any case.
+        let newest = self.reader.last_lsn();
+        tokio::spawn(self.run(newest))
     }
 
-    async fn run(self) {
+    async fn run(self, newest: Lsn) {
         let (partition, name) = (self.origin.partition, self.teller.name());
-        let mut at = self.begin().await;
+        let mut at = self.begin(newest).await;
         let (mut saved, mut saved_at) = (at, Instant::now());
         loop {
             if at > saved && saved_at.elapsed() >= SAVE_EVERY {
@@ -120,8 +122,7 @@ impl Relay {
 
     /// Where its predecessor left off. One without a place begins with what comes from now on, and says so at once: who follows
     /// it must not begin later.
-    async fn begin(&self) -> Lsn {
-        let newest = self.reader.last_lsn();
+    async fn begin(&self, newest: Lsn) -> Lsn {
         loop {
             let (places, partition, name) = (Arc::clone(&self.places), self.origin.partition, self.teller.name());
             match tokio::task::spawn_blocking(move || places.load(partition, name)).await {

@@ -8,7 +8,7 @@ use tidegate_bus::records::{GroupFanout, TaskPayload};
 use tidegate_control_core::domain::{Body, Epoch, Gid, MessageId, Seq, StreamKey, Uid};
 use tidegate_control_core::ports::{Member, PageLimit, StoreError, StoreReader, Stored};
 
-use super::Done;
+use super::Outcome;
 use super::forms::{self, PushKind};
 use super::outlet::TaskOutlet;
 use crate::cluster::routes::Routes;
@@ -28,31 +28,31 @@ pub(crate) struct Fanout {
 }
 
 impl Fanout {
-    pub async fn carry_out(&self, fanout: GroupFanout) -> Result<Done, Failure> {
+    pub async fn carry_out(&self, fanout: GroupFanout) -> Result<Outcome, Failure> {
         let gid: Gid = fanout.group_id.parse().map_err(|_| Failure::invalid("group_id is no gid"))?;
         let mut after: Option<Uid> = match &*fanout.after_user_id {
             "" => None,
             uid => Some(uid.parse().map_err(|_| Failure::invalid("after_user_id is no uid"))?),
         };
-        let Some(message) = self.message(&gid, &fanout).await? else { return Ok(Done::Nothing) };
+        let Some(message) = self.message(&gid, &fanout).await? else { return Ok(Outcome::Nothing) };
         let excluded: HashSet<&str> = fanout.exclude_user_ids.iter().map(String::as_str).collect();
         let size = (fanout.batch_size as usize).clamp(1, BATCH_MAX);
         for _ in 0..BATCHES_MAX {
             let (group, from) = (gid.clone(), after.clone());
             let members = self.look_up(move |reader| reader.members(&group, from.as_ref(), size)).await?;
-            let Some(last) = members.last().map(|member| member.uid.clone()) else { return Ok(Done::Done) };
+            let Some(last) = members.last().map(|member| member.uid.clone()) else { return Ok(Outcome::Done) };
             let is_whole = members.len() == size;
             self.batch(members, &excluded, &message).await?;
             after = Some(last);
             if !is_whole {
-                return Ok(Done::Done);
+                return Ok(Outcome::Done);
             }
         }
         // The rest is another task's.
         let after_user_id = after.map(|uid| uid.to_string()).unwrap_or_default();
         let rest = GroupFanout { after_user_id, ..fanout };
         self.tasks.place(vec![(forms::fanout_id(&rest), TaskPayload::GroupFanout(rest))]).await;
-        Ok(Done::Done)
+        Ok(Outcome::Done)
     }
 
     async fn batch(&self, members: Vec<Member>, excluded: &HashSet<&str>, message: &Stored) -> Result<(), Failure> {

@@ -29,7 +29,7 @@ use push::Push;
 
 /// What became of a task that is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Done {
+pub(crate) enum Outcome {
     Done,
     /// It had been done before.
     Repeated,
@@ -37,18 +37,18 @@ pub(crate) enum Done {
     Nothing,
 }
 
-impl Done {
+impl Outcome {
     pub fn as_str(self) -> &'static str {
         match self {
-            Done::Done => "done",
-            Done::Repeated => "repeated",
-            Done::Nothing => "nothing",
+            Outcome::Done => "done",
+            Outcome::Repeated => "repeated",
+            Outcome::Nothing => "nothing",
         }
     }
 }
 
 /// Of a failure, for metrics.
-pub(crate) fn outcome(result: &Result<Done, Failure>) -> &'static str {
+pub(crate) fn outcome(result: &Result<Outcome, Failure>) -> &'static str {
     match result {
         Ok(done) => done.as_str(),
         Err(Failure::Dependency(_)) => "waits",
@@ -77,7 +77,7 @@ impl Handler for Tasks {
 }
 
 impl Tasks {
-    async fn carry_out(&self, task: Task, record: &Record) -> Result<Done, Failure> {
+    async fn carry_out(&self, task: Task, record: &Record) -> Result<Outcome, Failure> {
         // Tasks of others may have no id; where they stand is one.
         let id = match task.task_id.is_empty() {
             true => format!("{}/{}/{}", record.topic, record.partition, record.offset),

@@ -8,7 +8,7 @@ use tidegate_bus::dead_letters::Failure;
 use tidegate_bus::records::Upstream;
 use tidegate_control_core::partition::{Command, Push, Reply};
 
-use super::Done;
+use super::Outcome;
 use crate::cluster::Spread;
 use crate::cluster::forms::{self, NoPush};
 use crate::message::KEY_BYTES_MAX;
@@ -37,7 +37,7 @@ pub(crate) struct Persist {
 
 impl Persist {
     /// Idempotent: without a key of its producer, the message is known by the task's id.
-    pub async fn carry_out(&self, task_id: &str, upstream: Upstream) -> Result<Done, Failure> {
+    pub async fn carry_out(&self, task_id: &str, upstream: Upstream) -> Result<Outcome, Failure> {
         let mut push = forms::push_of(upstream, None).map_err(|bad| match bad {
             NoPush::Undecodable(error) => Failure::undecodable(&error),
             NoPush::Invalid(reason) => Failure::invalid(reason),
@@ -53,9 +53,9 @@ impl Persist {
             }
         }
         match self.pushes.push(push).await {
-            Ok(Reply::Pushed { duplicate: true, .. }) => Ok(Done::Repeated),
+            Ok(Reply::Pushed { duplicate: true, .. }) => Ok(Outcome::Repeated),
             // Also when it is only known to be durable: its sequencer does the rest.
-            Ok(_) => Ok(Done::Done),
+            Ok(_) => Ok(Outcome::Done),
             Err(refusal) if refusal.code.retry() => Err(Failure::Dependency(refusal.to_string())),
             Err(refusal) => Err(Failure::refused(refusal.to_string())),
         }

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use tidegate_bus::dead_letters::Failure;
 use tidegate_bus::records::OfflinePush;
 
-use super::Done;
+use super::Outcome;
 
 /// Tasks that are known to be done. One that comes again later than that is told from others by its id, where it is sent to.
 const KNOWN_MAX: usize = 65_536;
@@ -34,17 +34,17 @@ impl Push {
         Push { sink, known: Mutex::default() }
     }
 
-    pub async fn carry_out(&self, task_id: &str, push: &OfflinePush) -> Result<Done, Failure> {
+    pub async fn carry_out(&self, task_id: &str, push: &OfflinePush) -> Result<Outcome, Failure> {
         if push.user_id.is_empty() {
             return Err(Failure::invalid("user_id is empty"));
         }
-        let Some(sink) = &self.sink else { return Ok(Done::Nothing) };
+        let Some(sink) = &self.sink else { return Ok(Outcome::Nothing) };
         if self.known().ids.contains(task_id) {
-            return Ok(Done::Repeated);
+            return Ok(Outcome::Repeated);
         }
         sink.send(task_id, push).await?;
         self.known().add(task_id);
-        Ok(Done::Done)
+        Ok(Outcome::Done)
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {

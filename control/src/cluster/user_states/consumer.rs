@@ -11,7 +11,7 @@ use tidegate_control_core::domain::Uid;
 
 use crate::cluster::routes::Routes;
 use crate::cluster::tasks::metrics::TaskMetrics;
-use crate::cluster::tasks::{Done, outcome};
+use crate::cluster::tasks::{Outcome, outcome};
 
 pub(crate) struct StateHandler {
     pub routes: Arc<dyn Routes>,
@@ -32,7 +32,7 @@ impl Handler for StateHandler {
 }
 
 impl StateHandler {
-    async fn follow(&self, state: &UserState) -> Result<Done, Failure> {
+    async fn follow(&self, state: &UserState) -> Result<Outcome, Failure> {
         if state.user_id.parse::<Uid>().is_err() {
             return Err(Failure::invalid("user_id is no uid"));
         }
@@ -41,8 +41,8 @@ impl StateHandler {
             false => self.routes.gone(state).await,
         };
         match changed {
-            Ok(true) => Ok(Done::Done),
-            Ok(false) => Ok(Done::Nothing),
+            Ok(true) => Ok(Outcome::Done),
+            Ok(false) => Ok(Outcome::Nothing),
             Err(error) => Err(Failure::Dependency(error.to_string())),
         }
     }
