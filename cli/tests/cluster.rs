@@ -28,6 +28,7 @@ struct Stage {
     home: Home,
     nodes: Nodes,
     folder: tempfile::TempDir,
+    name: String,
 }
 
 impl Stage {
@@ -39,7 +40,7 @@ impl Stage {
         let known = servers::Home::find().and_then(|home| home.load()).expect("the servers' state");
         let brokers = known.servers.get(Server::Kafka.name()).map_or(1, |kafka| kafka.processes.len().max(1));
         let shape = Shape { controls: 2, gateways: 2, brokers, ..Shape::default() };
-        let stage = Stage { home, nodes: Nodes { gateways: Vec::new(), controls: Vec::new() }, folder };
+        let stage = Stage { home, nodes: Nodes { gateways: Vec::new(), controls: Vec::new() }, folder, name };
         if let Err(error) = stage.home.up(&shape, false, binary()) {
             panic!("{error:#}\n{}", stage.logs());
         }
@@ -149,6 +150,7 @@ fn several_nodes_are_one_server() {
     history_is_read_over_all_partitions(&stage);
     a_device_goes_on_at_the_other_gateway(&stage);
     the_bus_hears_of_messages_and_of_who_is_away(&stage);
+    the_upstream_topic_grows_while_messages_flow(&stage);
     kill_nine_of_a_control_node_loses_nothing(&stage);
 }
 
@@ -321,8 +323,29 @@ fn the_bus_hears_of_messages_and_of_who_is_away(stage: &Stage) {
 }
 
 fn kill_nine_of_a_control_node_loses_nothing(stage: &Stage) {
+    loses_nothing_while(stage, "k", || {
+        let victim = stage.home.load().expect("a cluster").process("control-1").expect("a node");
+        assert!(victim.is_alive());
+        victim.kill().expect("killed");
+        stage.home.restart("control-1").expect("it comes back");
+    });
+}
+
+/// Partitions that move leave their old place behind a record of somebody else's, which they never get.
+fn the_upstream_topic_grows_while_messages_flow(stage: &Stage) {
+    loses_nothing_while(stage, "w", || {
+        let topic = format!("{}-upstream", stage.name);
+        let config = stage.home.config("control-2");
+        let grow = ["topics", "grow", &topic, "20", "--config"];
+        let grown = std::process::Command::new(binary()).args(grow).arg(config).output().expect("it runs");
+        assert!(grown.status.success(), "{}", String::from_utf8_lossy(&grown.stderr));
+    });
+}
+
+/// Load through every way while something happens to the cluster, judged by what its clients saw.
+fn loses_nothing_while(stage: &Stage, run: &str, happens: impl FnOnce()) {
     let class = GroupClass { name: "all".into(), count: 4, members: 5 };
-    let population = Arc::new(Population::new("k", 20, vec![class], 0));
+    let population = Arc::new(Population::new(run, 20, vec![class], 0));
     let clock = Clock::start();
     let config = FleetConfig {
         targets: stage.nodes.clients(),
@@ -350,10 +373,7 @@ fn kill_nine_of_a_control_node_loses_nothing(stage: &Stage) {
     let publishers = Publishers::start(plans, stage.nodes.endpoints(), population.clone(), clock).expect("publishers");
     (0..3).for_each(|load| publishers.begin(load, 0..1, clock.now_us()));
     eventually("load flows", || publishers.meter().answered() >= 300);
-    let victim = stage.home.load().expect("a cluster").process("control-1").expect("a node");
-    assert!(victim.is_alive());
-    victim.kill().expect("killed");
-    stage.home.restart("control-1").expect("it comes back");
+    happens();
     let before = publishers.meter().answered();
     eventually("load flows again", || publishers.meter().answered() > before);
     let published = publishers.finish();
