@@ -149,6 +149,7 @@ fn several_nodes_are_one_server() {
     one_key_at_both_nodes_is_one_message(&stage);
     history_is_read_over_all_partitions(&stage);
     a_device_goes_on_at_the_other_gateway(&stage);
+    the_bus_hears_of_messages_and_of_who_is_away(&stage);
     the_upstream_topic_grows_while_messages_flow(&stage);
     kill_nine_of_a_control_node_loses_nothing(&stage);
 }
@@ -288,6 +289,37 @@ fn a_device_goes_on_at_the_other_gateway(stage: &Stage) {
     (7..=8).for_each(|nth| drop(stage.push(0, "g:road", &format!("mile {nth}"))));
     let expected = [(4, "mile 4"), (5, "mile 5"), (6, "mile 6"), (7, "mile 7"), (8, "mile 8")];
     assert_eq!(contents(&second.messages("g:road", 5)), expected);
+}
+
+/// All nodes have all roles here, so which of them made a task and which did it is no matter.
+fn the_bus_hears_of_messages_and_of_who_is_away(stage: &Stage) {
+    let sum = |name: &str, labels: &str| -> f64 {
+        let of = |control: usize| http(stage.control(control), "GET", "/metrics", &[], None).body;
+        let pages = [of(0), of(1)];
+        let rows =
+            pages.iter().flat_map(|page| page.lines()).filter(|row| row.starts_with(name) && row.contains(labels));
+        rows.filter_map(|row| row.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    };
+    let pushes = || sum("tidegate_control_tasks_total", "type=\"offline_push\",outcome=\"nothing\"");
+    let before = pushes();
+    stage.push(0, "u:somebody_far_away", "come back");
+    eventually("the absent user's push is a task, and done", || pushes() >= before + 1.0);
+    // More members than an owner looks through itself.
+    let members: Vec<String> = (0..150).map(|number| format!("absent_{number}")).collect();
+    stage.make_group(1, "crowd", &members.iter().map(String::as_str).collect::<Vec<_>>());
+    stage.push(1, "g:crowd", "is anybody there?");
+    eventually("every absent member's push is a task, and done", || pushes() >= before + 151.0);
+    assert!(sum("tidegate_control_tasks_total", "type=\"group_fanout\",outcome=\"done\"") >= 1.0);
+    let states = |state: &str| sum("tidegate_control_user_states_total", &format!("state=\"{state}\""));
+    let (online, offline) = (states("online"), states("offline"));
+    drop(stage.client(0, "passer_by"));
+    eventually("a coming and a going are told", || states("online") > online && states("offline") > offline);
+    eventually("what was told is followed", || {
+        sum("tidegate_control_tasks_total", "type=\"user_state\"") >= online + offline + 2.0
+    });
+    eventually("all that was committed is told", || sum("tidegate_control_history_records_total", "") >= 151.0);
+    assert_eq!(sum("tidegate_control_dead_letters_total", "group=\"im-task-group\""), 0.0);
+    eventually("nothing is left behind", || sum("tidegate_control_bus_lag", "group=\"im-task-group\"") == 0.0);
 }
 
 fn kill_nine_of_a_control_node_loses_nothing(stage: &Stage) {

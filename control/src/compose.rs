@@ -180,6 +180,7 @@ async fn begin(
         config: cluster,
         registry: registry.clone(),
         bus: bus.clone(),
+        tasks: config.tasks.clone(),
         postgres,
         feed,
         auto_groups: config.auto_groups,

@@ -15,6 +15,7 @@ use tidegate_control_core::partition::limits::CONTENT_BYTES_MAX;
 mod check;
 mod cluster;
 
+pub use crate::cluster::{PushSettings, TasksConfig};
 pub use check::check;
 pub use cluster::{ClusterConfig, ROLES, StoreConfig};
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub registry: Option<tidegate_registry::Settings>,
     pub bus: Option<tidegate_bus::settings::Settings>,
     pub store: Option<StoreConfig>,
+    /// Of a node of a cluster: what it does with the bus beside the upstream topic.
+    pub tasks: TasksConfig,
     /// Where what was pushed can be searched; absent: nowhere.
     pub records: Option<crate::records::Settings>,
 }
@@ -77,6 +80,7 @@ impl Default for Config {
             registry: None,
             bus: None,
             store: None,
+            tasks: TasksConfig::default(),
             records: None,
         }
     }
@@ -101,6 +105,9 @@ impl Config {
         let cluster = self.cluster.iter().flat_map(ClusterConfig::problems);
         for (key, text) in self.records.iter().flat_map(crate::records::Settings::problems) {
             say(&format!("records.{key}"), text);
+        }
+        for (key, text) in self.tasks.problems() {
+            say(&format!("tasks.{key}"), text);
         }
         for (key, text) in cluster.chain(self.store.iter().flat_map(StoreConfig::problems)) {
             say(key, text);

@@ -83,11 +83,10 @@ impl Dispatch {
 
 /// Figures of a cluster's node that are read when somebody asks.
 pub(crate) fn figures(state: &ClusterState) -> crate::metrics::ClusterFigures {
-    let behind = state.lag.behind.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     crate::metrics::ClusterFigures {
         owned: state.owned(),
-        behind,
-        dead_letters: state.lag.dead_letters.load(Ordering::Relaxed),
+        groups: state.groups(),
+        history: state.history(),
         rekeyed: state.lag.rekeyed.load(Ordering::Relaxed),
         producer: state.bus.publisher().stats(),
     }

@@ -11,11 +11,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tidegate_bus::dead_letters::HandlingStats;
+use tidegate_bus::records::ErrorClass;
 use tidegate_bus::stats::ProducerStats;
 use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionStats;
 use tidegate_control_core::partition::stats::CODES;
 
+use crate::cluster::TaskMetrics;
 use crate::records::FeedMetrics;
 
 /// Every metric of the process. Histograms are observed once a batch; the partition's own counters are taken over with every
@@ -35,6 +38,8 @@ pub struct Metrics {
     pub links_refused: Counter,
     /// Of the feeder of push records.
     pub records: FeedMetrics,
+    /// Of tasks and users' states.
+    pub tasks: TaskMetrics,
     interest: Gauge,
     queue_depth: Gauge,
     connections: Gauge,
@@ -48,7 +53,12 @@ pub struct Metrics {
 struct ClusterGauges {
     owned: Gauge,
     lag: Family<LagOf, Gauge>,
-    dead_letters: Gauge,
+    dead_letters: Family<Given, Counter>,
+    retries: Family<Of, Counter>,
+    waits: Family<Of, Counter>,
+    paused: Family<Of, Gauge>,
+    history: Counter,
+    history_left_out: Counter,
     rekeyed: Gauge,
     appended: Gauge,
     append_failures: Gauge,
@@ -59,8 +69,21 @@ struct ClusterGauges {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct LagOf {
-    topic: &'static str,
+    topic: String,
+    group: &'static str,
     partition: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Given {
+    topic: String,
+    group: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    group: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -102,11 +125,22 @@ pub struct Snapshot {
 #[derive(Clone, Debug, Default)]
 pub struct ClusterFigures {
     pub owned: usize,
-    /// Messages of the upstream topic that are not sequenced yet, by the topic's partition, of those read here.
-    pub behind: HashMap<u32, u64>,
-    pub dead_letters: u64,
+    /// Of the sequencers, and of each group that this node is a member of.
+    pub groups: Vec<GroupFigures>,
+    /// Records in `message-history`, and those that were too large for it.
+    pub history: (u64, u64),
     pub rekeyed: u64,
     pub producer: ProducerStats,
+}
+
+/// What the readers of a topic do here.
+#[derive(Clone, Debug)]
+pub struct GroupFigures {
+    pub group: &'static str,
+    pub topic: String,
+    /// Records that are not handled yet, by the topic's partition. Of the sequencers: of those that are read here.
+    pub behind: HashMap<u32, u64>,
+    pub handling: HandlingStats,
 }
 
 impl Metrics {
@@ -122,6 +156,7 @@ impl Metrics {
             links: Gauge::default(),
             links_refused: Counter::default(),
             records: FeedMetrics::default(),
+            tasks: TaskMetrics::default(),
             interest: Gauge::default(),
             queue_depth: Gauge::default(),
             connections: Gauge::default(),
@@ -135,6 +170,7 @@ impl Metrics {
     fn registered(mut self) -> Metrics {
         let (r, p) = (&mut self.registry, &self.partition);
         self.records.register(r);
+        self.tasks.register(r);
         r.register("pushes", "Durable messages that got a place", p.pushes.clone());
         r.register("ephemerals", "Ephemeral messages routed", p.ephemerals.clone());
         r.register("dedup_hits", "Messages that had been stored before under the same key", p.dedup_hits.clone());
@@ -168,7 +204,12 @@ impl Metrics {
         let c = &self.cluster;
         r.register("partitions_owned", "Partitions that this node owns", c.owned.clone());
         r.register("bus_lag", "Messages of a topic's partition that are not handled yet", c.lag.clone());
-        r.register("dead_letters", "Records that were given up, since the start", c.dead_letters.clone());
+        r.register("dead_letters", "Records that were given up, by topic and reason", c.dead_letters.clone());
+        r.register("task_retries", "Attempts after the first, of records that failed by themselves", c.retries.clone());
+        r.register("task_waits", "Times that a group's partition waited for a dependency", c.waits.clone());
+        r.register("task_paused", "Partitions that wait now", c.paused.clone());
+        r.register("history_records", "Messages told to the history, once for each place", c.history.clone());
+        r.register("history_left_out", "Messages that the bus takes nowhere: too large", c.history_left_out.clone());
         r.register("bus_rekeyed", "Records put where their stream belongs, since the start", c.rekeyed.clone());
         r.register("bus_appended", "Records that the bus acknowledged, since the start", c.appended.clone());
         r.register("bus_failures", "Records that the bus did not take, since the start", c.append_failures.clone());
@@ -242,10 +283,23 @@ impl ClusterGauges {
     fn set(&self, now: &ClusterFigures) {
         self.owned.set(now.owned as i64);
         self.lag.clear();
-        for (partition, behind) in &now.behind {
-            self.lag.get_or_create(&LagOf { topic: "upstream", partition: *partition }).set(*behind as i64);
+        for GroupFigures { group, topic, behind, handling } in &now.groups {
+            for (partition, behind) in behind {
+                let of = LagOf { topic: topic.clone(), group, partition: *partition };
+                self.lag.get_or_create(&of).set(*behind as i64);
+            }
+            for (class, count) in ErrorClass::ALL.iter().zip(handling.dead_letters_by_class) {
+                let given = Given { topic: topic.clone(), group, reason: class.as_str() };
+                rise(&self.dead_letters.get_or_create(&given), count);
+            }
+            let of = Of { group };
+            rise(&self.retries.get_or_create(&of), handling.retries);
+            rise(&self.waits.get_or_create(&of), handling.dependency_failures);
+            self.paused.get_or_create(&of).set(handling.paused as i64);
         }
-        self.dead_letters.set(now.dead_letters as i64);
+        let (told, left_out) = now.history;
+        rise(&self.history, told);
+        rise(&self.history_left_out, left_out);
         self.rekeyed.set(now.rekeyed as i64);
         self.appended.set(now.producer.acked as i64);
         self.append_failures.set((now.producer.failed + now.producer.refused) as i64);
@@ -253,6 +307,11 @@ impl ClusterGauges {
         self.buffered.set(now.producer.buffered_records as i64);
         self.compression_ratio.set(now.producer.compression_ratio());
     }
+}
+
+/// Counters that are kept elsewhere.
+fn rise(counter: &Counter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
 }
 
 #[cfg(test)]
@@ -283,6 +342,27 @@ mod tests {
             "tidegate_control_log_records 12",
             "tidegate_control_connections 5",
             "tidegate_control_commit_seconds_count 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn groups_are_told_apart_and_what_was_given_up_rises() {
+        let metrics = Metrics::new();
+        let handling = HandlingStats { retries: 2, dead_letters_by_class: [1, 0, 0], ..Default::default() };
+        let topic = "im-task-topic".to_owned();
+        let group = GroupFigures { group: "im-task-group", topic, behind: HashMap::from([(3, 7)]), handling };
+        let cluster = ClusterFigures { groups: vec![group], history: (5, 0), ..ClusterFigures::default() };
+        let now = Snapshot { queue_depth: 0, log_records: 0, connections: 0, cluster: Some(cluster) };
+        metrics.encode(now.clone()).expect("text");
+        let text = metrics.encode(now).expect("text");
+        for line in [
+            "tidegate_control_bus_lag{topic=\"im-task-topic\",group=\"im-task-group\",partition=\"3\"} 7",
+            "tidegate_control_dead_letters_total{topic=\"im-task-topic\",group=\"im-task-group\",reason=\"undecodable\"} 1",
+            "tidegate_control_dead_letters_total{topic=\"im-task-topic\",group=\"im-task-group\",reason=\"refused\"} 0",
+            "tidegate_control_task_retries_total{group=\"im-task-group\"} 2",
+            "tidegate_control_history_records_total 5",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }

@@ -1,7 +1,9 @@
 //! Which users have live connections, as gateways tell it. Memory only: a gateway that attaches tells what comes and goes,
 //! and what an older incarnation of it told is void.
 //!
-//! It is approximate by nature (`online` in push answers, the presence query) and never decides about delivery.
+//! It is approximate by nature (`online` in push answers, the presence query) and never decides about delivery. What changes
+//! is returned to the caller, once for each connection that comes and goes: what a gateway tells again is no change. A change
+//! can be missed only if a link breaks with it on its way and the partition has another owner by the time it is mended.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,15 +13,51 @@ use tidegate_proto::v1::{LinkConnection, LinkPresence};
 
 /// Connections that are listed; past it newcomers are not, and `online` falls short.
 pub const CONNECTIONS_MAX: usize = 16 << 20;
+/// Gateways that are remembered after they were given up, so that their return is told.
+const LOST_MAX: usize = 65_536;
+
+/// Why a connection came.
+pub const CONNECTED: &str = "connected";
+/// Why connections went of which their gateway did not say so: it is not heard of any more; it was started anew; it told
+/// everybody who is there, and not these.
+pub const GATEWAY_LOST: &str = "gateway_lost";
+pub const GATEWAY_RESTARTED: &str = "gateway_restarted";
+pub const UNHEARD: &str = "unheard";
 
 #[derive(Default)]
 pub struct Presence {
     table: Mutex<Table>,
 }
 
+/// One attachment of one incarnation of a gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    route: GatewayRoute,
+    name: Box<str>,
+    incarnation: u64,
+    /// Rises with every attachment, so that the end of an old one is told from the end of the present one.
+    number: u64,
+    /// This table had heard of all its connections before.
+    known: bool,
+}
+
 /// One incarnation of a gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GatewayRoute(u64);
+struct GatewayRoute(u64);
+
+/// A connection came or went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    pub uid: Box<str>,
+    pub device: Box<str>,
+    pub platform: Box<str>,
+    pub connection_id: Box<str>,
+    /// The gateway's name, and its incarnation.
+    pub gateway: Box<str>,
+    pub incarnation: u64,
+    pub online: bool,
+    pub reason: Box<str>,
+}
 
 /// A consistent look at the table; it locks the table, so hold one at a time, and shortly.
 pub struct View<'a>(MutexGuard<'a, Table>);
@@ -27,73 +65,144 @@ pub struct View<'a>(MutexGuard<'a, Table>);
 #[derive(Default)]
 struct Table {
     users: HashMap<Box<str>, SmallVec<[Connection; 1]>>,
+    /// By `gateway/partition`.
     gateways: HashMap<Box<str>, Gateway>,
     connections: usize,
     next: u64,
+    lost: usize,
 }
 
 struct Gateway {
     incarnation: u64,
     route: GatewayRoute,
-    /// Rises with every attachment, so that the end of an old one is told from the end of the present one.
     attachment: u64,
-    attached: bool,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Attached,
+    Away,
+    /// Given up; its connections are listed no more.
+    Lost,
 }
 
 struct Connection {
     route: GatewayRoute,
+    /// The attachment that told of it last.
+    told: u64,
     id: Box<str>,
+    /// Device and platform.
+    what: Box<str>,
 }
 
+/// Neither holds it: names of devices and platforms have no control characters.
+const BETWEEN: char = '\n';
+
 impl Presence {
-    /// A gateway attached: the routes of its older incarnations are void. Returns its route and the attachment's number.
-    pub fn attach(&self, name: &str, incarnation: u64) -> (GatewayRoute, u64) {
+    /// A gateway attached: the routes of its older incarnations are void, and these changes.
+    pub fn attach(&self, name: &str, incarnation: u64) -> (Attached, Vec<Change>) {
         let mut table = self.lock();
         table.next += 1;
         let number = table.next;
+        let attached = |route, known| Attached { route, name: name.into(), incarnation, number, known };
         match table.gateways.get_mut(name) {
             Some(gateway) if gateway.incarnation == incarnation => {
-                (gateway.attachment, gateway.attached) = (number, true);
-                (gateway.route, number)
+                let route = gateway.route;
+                let before = std::mem::replace(&mut gateway.standing, Standing::Attached);
+                gateway.attachment = number;
+                if before == Standing::Lost {
+                    table.lost -= 1;
+                }
+                (attached(route, true), Vec::new())
             }
             _ => {
                 let route = GatewayRoute(number);
-                let gateway = Gateway { incarnation, route, attachment: number, attached: true };
-                if let Some(older) = table.gateways.insert(name.into(), gateway) {
-                    table.drop_route(older.route);
+                let gateway = Gateway { incarnation, route, attachment: number, standing: Standing::Attached };
+                let older = table.gateways.insert(name.into(), gateway);
+                if older.as_ref().is_some_and(|older| older.standing == Standing::Lost) {
+                    table.lost -= 1;
                 }
-                (route, number)
+                let gone = older.map_or_else(Vec::new, |older| table.end(name, &older, GATEWAY_RESTARTED));
+                (attached(route, false), gone)
             }
         }
     }
 
     /// The attachment ended; its connections stay listed until [`Presence::forget`].
-    pub fn detach(&self, name: &str, attachment: u64) {
-        if let Some(gateway) = self.lock().gateways.get_mut(name)
-            && gateway.attachment == attachment
+    pub fn detach(&self, attached: &Attached) {
+        if let Some(gateway) = self.lock().gateways.get_mut(&attached.name)
+            && gateway.attachment == attached.number
         {
-            gateway.attached = false;
+            gateway.standing = Standing::Away;
         }
     }
 
-    /// Voids the routes of a gateway that has not come back since this attachment ended.
-    pub fn forget(&self, name: &str, attachment: u64) {
+    /// Gives up a gateway that has not come back since this attachment ended.
+    pub fn forget(&self, attached: &Attached) -> Vec<Change> {
         let mut table = self.lock();
-        if table.gateways.get(name).is_some_and(|g| g.attachment == attachment && !g.attached)
-            && let Some(gone) = table.gateways.remove(name)
+        let away = |gateway: &Gateway| gateway.attachment == attached.number && gateway.standing == Standing::Away;
+        let Some(gateway) = table.gateways.get(&attached.name).filter(|gateway| away(gateway)) else {
+            return Vec::new();
+        };
+        let lost = Gateway { standing: Standing::Lost, ..*gateway };
+        let gone = table.end(&attached.name, &lost, GATEWAY_LOST);
+        if table.lost < LOST_MAX {
+            table.lost += 1;
+            table.gateways.insert(attached.name.clone(), lost);
+        } else {
+            table.gateways.remove(&attached.name);
+        }
+        gone
+    }
+
+    /// The partition is another node's: whoever is there tells it, and nothing changes by that.
+    pub fn hand_over(&self, attached: &Attached) {
+        let mut table = self.lock();
+        if table.gateways.get(&attached.name).is_some_and(|gateway| gateway.attachment == attached.number)
+            && let Some(gone) = table.gateways.remove(&attached.name)
         {
-            table.drop_route(gone.route);
+            table.drop_route(gone.route, |_, _| {});
         }
     }
 
-    pub fn apply(&self, route: GatewayRoute, change: LinkPresence) {
+    /// What a gateway told, in the order in which it told it.
+    pub fn apply(&self, by: &Attached, told: LinkPresence) -> Vec<Change> {
         let mut table = self.lock();
-        for gone in &change.offline {
-            table.remove(route, gone);
+        let mut changes = Vec::new();
+        for gone in told.offline {
+            let reason = gone.reason.clone();
+            let listed = table.remove(by.route, &gone.uid, &gone.connection_id);
+            // One that is not listed may have been told to the owner before us.
+            changes.push(by.change(gone.uid.into(), gone.connection_id.into(), listed, false, &reason));
         }
-        for come in change.online {
-            table.insert(route, come);
+        for come in told.online {
+            if let Some(what) = table.insert(by, &come) {
+                changes.push(by.change(come.uid.into(), come.connection_id.into(), Some(what), true, CONNECTED));
+            }
         }
+        for here in told.present {
+            if let Some(what) = table.insert(by, &here)
+                && by.known
+            {
+                changes.push(by.change(here.uid.into(), here.connection_id.into(), Some(what), true, CONNECTED));
+            }
+        }
+        // What a table has heard anew, it has heard on this attachment: nothing older is there to be looked for.
+        if told.all && by.known {
+            let unheard = |connection: &Connection| connection.route == by.route && connection.told < by.number;
+            table.drop_where(unheard, |uid, connection| {
+                changes.push(by.change(uid.into(), connection.id, Some(connection.what), false, UNHEARD));
+            });
+        }
+        changes
+    }
+
+    /// Takes out this very connection of this incarnation of its gateway, if it is listed. Returns whether it was.
+    pub fn drop_connection(&self, uid: &str, connection_id: &str, gateway: &str, incarnation: u64) -> bool {
+        let mut table = self.lock();
+        let routes: SmallVec<[GatewayRoute; 8]> = table.routes_of(gateway, incarnation).collect();
+        routes.into_iter().any(|route| table.remove(route, uid, connection_id).is_some())
     }
 
     pub fn view(&self) -> View<'_> {
@@ -104,6 +213,44 @@ impl Presence {
         // No code panics while it holds the lock half-way through a change.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Attached {
+    fn change(
+        &self,
+        uid: Box<str>,
+        connection_id: Box<str>,
+        what: Option<Box<str>>,
+        online: bool,
+        reason: &str,
+    ) -> Change {
+        change(&self.name, self.incarnation, (uid, connection_id), what.as_deref(), (online, reason))
+    }
+}
+
+fn change(
+    name: &str,
+    incarnation: u64,
+    (uid, connection_id): (Box<str>, Box<str>),
+    what: Option<&str>,
+    (online, reason): (bool, &str),
+) -> Change {
+    let (device, platform) = what.and_then(|what| what.split_once(BETWEEN)).unwrap_or_default();
+    Change {
+        uid,
+        device: device.into(),
+        platform: platform.into(),
+        connection_id,
+        gateway: gateway_of(name).into(),
+        incarnation,
+        online,
+        reason: reason.into(),
+    }
+}
+
+/// What is attached is `gateway/partition`.
+fn gateway_of(name: &str) -> &str {
+    name.rsplit_once('/').map_or(name, |(gateway, _)| gateway)
 }
 
 impl View<'_> {
@@ -119,43 +266,76 @@ impl View<'_> {
 
     /// The name of the attached gateway, if there is exactly one.
     pub fn only_gateway(&self) -> Option<&str> {
-        let attached = self.0.gateways.iter().filter(|(_, gateway)| gateway.attached);
-        // What is attached is `gateway/partition`.
-        let mut names = attached.map(|(name, _)| name.rsplit_once('/').map_or(&**name, |(gateway, _)| gateway));
+        let attached = self.0.gateways.iter().filter(|(_, gateway)| gateway.standing == Standing::Attached);
+        let mut names = attached.map(|(name, _)| gateway_of(name));
         let name = names.next()?;
         names.all(|other| other == name).then_some(name)
     }
 }
 
 impl Table {
-    fn insert(&mut self, route: GatewayRoute, come: LinkConnection) {
-        if self.connections >= CONNECTIONS_MAX {
-            return;
-        }
-        let of_user = self.users.entry(come.uid.into()).or_default();
-        if of_user.iter().any(|c| c.route == route && *c.id == *come.connection_id) {
-            return;
-        }
-        of_user.push(Connection { route, id: come.connection_id.into() });
-        self.connections += 1;
+    fn routes_of<'a>(&'a self, gateway: &'a str, incarnation: u64) -> impl Iterator<Item = GatewayRoute> + 'a {
+        let all = self.gateways.iter().filter(move |(_, known)| known.incarnation == incarnation);
+        all.filter(move |(name, _)| gateway_of(name) == gateway).map(|(_, known)| known.route)
     }
 
-    fn remove(&mut self, route: GatewayRoute, gone: &LinkConnection) {
-        let Some(of_user) = self.users.get_mut(gone.uid.as_str()) else { return };
-        let Some(at) = of_user.iter().position(|c| c.route == route && *c.id == *gone.connection_id) else { return };
-        of_user.swap_remove(at);
+    /// Device and platform of one that was not listed.
+    fn insert(&mut self, by: &Attached, come: &LinkConnection) -> Option<Box<str>> {
+        let of_user = self.users.entry(come.uid.as_str().into()).or_default();
+        if let Some(listed) = of_user.iter_mut().find(|c| c.route == by.route && *c.id == *come.connection_id) {
+            listed.told = by.number;
+            return None;
+        }
+        if self.connections >= CONNECTIONS_MAX {
+            if of_user.is_empty() {
+                self.users.remove(come.uid.as_str());
+            }
+            return None;
+        }
+        let what: Box<str> = format!("{}{BETWEEN}{}", come.device, come.platform).into();
+        let id = come.connection_id.as_str().into();
+        of_user.push(Connection { route: by.route, told: by.number, id, what: what.clone() });
+        self.connections += 1;
+        Some(what)
+    }
+
+    fn remove(&mut self, route: GatewayRoute, uid: &str, id: &str) -> Option<Box<str>> {
+        let of_user = self.users.get_mut(uid)?;
+        let at = of_user.iter().position(|c| c.route == route && *c.id == *id)?;
+        let gone = of_user.swap_remove(at);
         if of_user.is_empty() {
-            self.users.remove(gone.uid.as_str());
+            self.users.remove(uid);
         }
         self.connections -= 1;
+        Some(gone.what)
     }
 
-    fn drop_route(&mut self, route: GatewayRoute) {
+    /// All connections of a gateway's incarnation go.
+    fn end(&mut self, name: &str, gateway: &Gateway, reason: &str) -> Vec<Change> {
+        let mut gone = Vec::new();
+        self.drop_route(gateway.route, |uid, connection| {
+            let who = (uid.into(), connection.id);
+            gone.push(change(name, gateway.incarnation, who, Some(&connection.what), (false, reason)));
+        });
+        gone
+    }
+
+    fn drop_route(&mut self, route: GatewayRoute, tell: impl FnMut(&str, Connection)) {
+        self.drop_where(|connection| connection.route == route, tell);
+    }
+
+    fn drop_where(&mut self, goes: impl Fn(&Connection) -> bool, mut tell: impl FnMut(&str, Connection)) {
         let mut dropped = 0;
-        self.users.retain(|_, of_user| {
-            let before = of_user.len();
-            of_user.retain(|c| c.route != route);
-            dropped += before - of_user.len();
+        self.users.retain(|uid, of_user| {
+            let mut at = 0;
+            while at < of_user.len() {
+                if goes(&of_user[at]) {
+                    tell(uid, of_user.swap_remove(at));
+                    dropped += 1;
+                } else {
+                    at += 1;
+                }
+            }
             !of_user.is_empty()
         });
         self.connections -= dropped;
@@ -163,65 +343,4 @@ impl Table {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn connection(uid: &str, id: &str) -> LinkConnection {
-        LinkConnection { uid: uid.to_owned(), connection_id: id.to_owned(), ..Default::default() }
-    }
-
-    fn online(uid: &str, id: &str) -> LinkPresence {
-        LinkPresence { online: vec![connection(uid, id)], offline: Vec::new() }
-    }
-
-    fn offline(uid: &str, id: &str) -> LinkPresence {
-        LinkPresence { online: Vec::new(), offline: vec![connection(uid, id)] }
-    }
-
-    /// Of "a", and of everybody.
-    fn counts(presence: &Presence) -> (usize, usize) {
-        let view = presence.view();
-        (view.connections_of("a"), view.connections())
-    }
-
-    #[test]
-    fn connections_come_and_go_once() {
-        let presence = Presence::default();
-        let (route, _) = presence.attach("gw", 1);
-        for change in [online("a", "1"), online("a", "2"), online("a", "2"), online("b", "3"), offline("a", "9")] {
-            presence.apply(route, change);
-        }
-        assert_eq!(counts(&presence), (2, 3));
-        presence.apply(route, offline("a", "1"));
-        presence.apply(route, offline("a", "1"));
-        assert_eq!(counts(&presence), (1, 2));
-    }
-
-    #[test]
-    fn a_new_incarnation_voids_the_old_ones_routes_and_no_other() {
-        let presence = Presence::default();
-        let (old, _) = presence.attach("gw", 1);
-        let (other, _) = presence.attach("other", 1);
-        presence.apply(old, online("a", "1"));
-        presence.apply(other, online("a", "1"));
-        let (again, _) = presence.attach("gw", 1);
-        assert_eq!((again, presence.view().connections_of("a")), (old, 2));
-        let (new, _) = presence.attach("gw", 2);
-        assert_ne!(new, old);
-        assert_eq!(presence.view().connections_of("a"), 1);
-    }
-
-    #[test]
-    fn a_gateway_that_stays_away_is_forgotten_and_one_that_came_back_is_not() {
-        let presence = Presence::default();
-        let (route, first) = presence.attach("gw", 1);
-        presence.apply(route, online("a", "1"));
-        presence.detach("gw", first);
-        let (_, second) = presence.attach("gw", 1);
-        presence.forget("gw", first);
-        assert_eq!(presence.view().connections(), 1);
-        presence.detach("gw", second);
-        presence.forget("gw", second);
-        assert_eq!(presence.view().connections(), 0);
-    }
-}
+mod tests;

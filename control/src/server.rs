@@ -153,9 +153,11 @@ impl Control {
     ) -> Result<Control, StartError> {
         let stop = stopping.subscribe();
         let Composed { records, feeding, dispatch, seats, reader, form } = composed;
-        let (node, endpoints) = match &form {
-            Form::Embedded(_) => (None, None),
-            Form::Cluster(cluster) => (Some(cluster.node.clone()), Some(Arc::clone(&cluster.endpoints))),
+        let (node, endpoints, states) = match &form {
+            Form::Embedded(_) => (None, None, None),
+            Form::Cluster(cluster) => {
+                (Some(cluster.node.clone()), Some(Arc::clone(&cluster.endpoints)), Some(cluster.states.clone()))
+            }
         };
         let api = Arc::new(Api {
             dispatch: dispatch.clone(),
@@ -168,7 +170,7 @@ impl Control {
             records,
             stopping: stop.clone(),
         });
-        let links = Arc::new(Links::new(seats, dispatch, presence, metrics, stop.clone()));
+        let links = Arc::new(Links::new(seats, dispatch, presence, metrics, states, stop.clone()));
         let (acceptor, accepted) = mpsc::channel(ACCEPTOR_MAX);
         let servers = vec![
             tokio::spawn(serve_http(listeners.http, Arc::clone(&api), stop.clone())),

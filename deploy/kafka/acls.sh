@@ -52,20 +52,21 @@ allow() {
 # api: what clients and backends send goes to the sequencers, and nowhere else.
 allow "$API" "$PATTERN" "--topic=$UPSTREAM_TOPIC" -- Write
 
-# logic: sequences the upstream, keeps the history (and reads it where a stream missed something), orders tasks, delivers.
+# logic: sequences the upstream (and puts there what stood in the wrong place), keeps the history (and reads it where a stream
+# missed something), orders tasks, tells who comes and goes, delivers.
 allow "$LOGIC" "$PATTERN" "--topic=$UPSTREAM_TOPIC" "--group=$LOGIC_GROUP" -- Read
+allow "$LOGIC" "$PATTERN" "--topic=$UPSTREAM_TOPIC" -- Write
 allow "$LOGIC" "$PATTERN" "--topic=$HISTORY_TOPIC" -- Read Write
-allow "$LOGIC" "$PATTERN" "--topic=$TASK_TOPIC" "--topic=$DEAD_LETTER_TOPIC" -- Write
+allow "$LOGIC" "$PATTERN" "--topic=$TASK_TOPIC" "--topic=$USER_STATE_TOPIC" "--topic=$DEAD_LETTER_TOPIC" -- Write
 allow "$LOGIC" prefixed "--topic=$DOWNSTREAM_TOPIC" -- Write
 
-# task: works off tasks and hears who comes and goes.
+# task: works off tasks and hears who comes and goes; a message of an outside producer goes upstream, a fan-out makes tasks.
 allow "$TASK" "$PATTERN" "--topic=$TASK_TOPIC" "--group=$TASK_GROUP" "--topic=$USER_STATE_TOPIC" "--group=$PUSH_GROUP" -- Read
-allow "$TASK" "$PATTERN" "--topic=$DEAD_LETTER_TOPIC" -- Write
+allow "$TASK" "$PATTERN" "--topic=$UPSTREAM_TOPIC" "--topic=$TASK_TOPIC" "--topic=$DEAD_LETTER_TOPIC" -- Write
 
-# gateways: each reads its own downstream and tells who comes and goes.
+# gateways: each reads its own downstream.
 for gateway in $GATEWAYS; do
     allow "gateway-$gateway" literal "--topic=$DOWNSTREAM_TOPIC$gateway" "--group=gateway-$gateway-group" -- Read
-    allow "gateway-$gateway" "$PATTERN" "--topic=$USER_STATE_TOPIC" -- Write
     # Only where gateways produce to the upstream themselves.
     if [ "${GATEWAYS_WRITE_UPSTREAM:-no}" = yes ]; then
         allow "gateway-$gateway" "$PATTERN" "--topic=$UPSTREAM_TOPIC" -- Write

@@ -110,7 +110,7 @@ impl Lane {
                         tracing::warn!(%error, topic = policy.topic, "a dead letter could not be written");
                         return self.rest(policy);
                     }
-                    counters.dead_letters.fetch_add(1, Relaxed);
+                    counters.dead_letters[class as usize].fetch_add(1, Relaxed);
                     let (topic, class) = (&record.topic, class.as_str());
                     tracing::warn!(%topic, record.partition, record.offset, class, reason, "dead letter");
                     self.advance();

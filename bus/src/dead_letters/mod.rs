@@ -57,6 +57,8 @@ pub struct HandlingStats {
     /// Attempts after the first, of records that failed by themselves.
     pub retries: u64,
     pub dead_letters: u64,
+    /// The same, in the order of [`ErrorClass::ALL`].
+    pub dead_letters_by_class: [u64; 3],
     pub dependency_failures: u64,
     /// Partitions that pause now.
     pub paused: u64,
@@ -67,7 +69,7 @@ pub struct HandlingStats {
 pub struct HandlingCounters {
     handled: AtomicU64,
     retries: AtomicU64,
-    dead_letters: AtomicU64,
+    dead_letters: [AtomicU64; 3],
     dependency_failures: AtomicU64,
     paused: AtomicU64,
     commit_failures: AtomicU64,
@@ -78,7 +80,8 @@ impl HandlingCounters {
         HandlingStats {
             handled: self.handled.load(Relaxed),
             retries: self.retries.load(Relaxed),
-            dead_letters: self.dead_letters.load(Relaxed),
+            dead_letters: self.dead_letters.iter().map(|count| count.load(Relaxed)).sum(),
+            dead_letters_by_class: self.dead_letters.each_ref().map(|count| count.load(Relaxed)),
             dependency_failures: self.dependency_failures.load(Relaxed),
             paused: self.paused.load(Relaxed),
             commit_failures: self.commit_failures.load(Relaxed),

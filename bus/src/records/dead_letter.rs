@@ -36,6 +36,8 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
+    pub const ALL: [ErrorClass; 3] = [ErrorClass::Undecodable, ErrorClass::Invalid, ErrorClass::Refused];
+
     pub fn as_str(self) -> &'static str {
         match self {
             ErrorClass::Undecodable => "undecodable",

@@ -242,6 +242,7 @@ impl From<Task> for v1::BusTask {
                     batch_size: fanout.batch_size,
                     epoch: fanout.epoch,
                     seq: fanout.seq,
+                    after_user_id: fanout.after_user_id,
                 }),
             }),
             timestamp: task.timestamp,
@@ -274,6 +275,7 @@ impl TryFrom<v1::BusTask> for Task {
                 batch_size: if fanout.batch_size == 0 { super::FANOUT_BATCH } else { fanout.batch_size },
                 epoch: fanout.epoch,
                 seq: fanout.seq,
+                after_user_id: fanout.after_user_id,
             }),
         };
         Ok(Task {

@@ -53,6 +53,9 @@ pub struct GroupFanout {
     pub epoch: String,
     #[serde(skip_serializing_if = "is_default")]
     pub seq: u64,
+    /// Ours: members up to this one have been looked at by an earlier task.
+    #[serde(skip_serializing_if = "String::is_empty", deserialize_with = "fields::text")]
+    pub after_user_id: String,
 }
 
 impl Default for GroupFanout {
@@ -64,6 +67,7 @@ impl Default for GroupFanout {
             batch_size: FANOUT_BATCH,
             epoch: String::new(),
             seq: 0,
+            after_user_id: String::new(),
         }
     }
 }

@@ -72,10 +72,18 @@ fn payload() -> impl Strategy<Value = TaskPayload> {
         let [user_id, message_id, title, content, push_type] = texts.try_into().expect("five");
         TaskPayload::OfflinePush(OfflinePush { user_id, message_id, title, content, push_type })
     });
-    let fanout = (vec(any::<String>(), 3), vec(any::<String>(), 0..4), 1..1000_u32, any::<u64>());
+    let fanout = (vec(any::<String>(), 4), vec(any::<String>(), 0..4), 1..1000_u32, any::<u64>());
     let fanout = fanout.prop_map(|(texts, exclude_user_ids, batch_size, seq)| {
-        let [group_id, message_id, epoch] = texts.try_into().expect("three");
-        TaskPayload::GroupFanout(GroupFanout { group_id, message_id, exclude_user_ids, batch_size, epoch, seq })
+        let [group_id, message_id, epoch, after_user_id] = texts.try_into().expect("four");
+        TaskPayload::GroupFanout(GroupFanout {
+            group_id,
+            message_id,
+            exclude_user_ids,
+            batch_size,
+            epoch,
+            seq,
+            after_user_id,
+        })
     });
     prop_oneof![upstream().prop_map(|record| TaskPayload::PersistMessage(Box::new(record))), push, fanout]
 }

@@ -90,7 +90,7 @@ async fn each_role_does_its_own_and_no_more() {
     let (upstream, task) = (rig.topic_named("upstream", 1).await, rig.topic_named("task", 1).await);
     let history = rig.topic_named("history", 1).await;
     refused_to_write("nobody", &upstream).await;
-    refused_to_write("task", &upstream).await;
+    refused_to_write("task", &history).await;
     refused_to_write("gateway-one", &upstream).await;
     refused_to_write("api", &history).await;
     refused_to_read("api", &upstream).await;

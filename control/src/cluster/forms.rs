@@ -75,7 +75,11 @@ pub(super) fn encode(push: &Push, timestamp: i64, format: Format) -> Vec<u8> {
 }
 
 pub(super) fn decode(record: &Record) -> Result<Push, NoPush> {
-    let upstream = Upstream::decode(&record.value)?;
+    push_of(Upstream::decode(&record.value)?, number(record, ID).map(MessageId))
+}
+
+/// `id`: given by who took the push in; then `message_id` says the same, and is no key.
+pub(super) fn push_of(upstream: Upstream, id: Option<MessageId>) -> Result<Push, NoPush> {
     let invalid = |what: &str| NoPush::Invalid(what.to_owned());
     let to: StreamKey = upstream
         .target()
@@ -94,7 +98,6 @@ pub(super) fn decode(record: &Record) -> Result<Push, NoPush> {
         (Some(_), _) => return Err(invalid("the conversation is not the sender's")),
     };
     let client_msg_id = if sender.is_some() { upstream.client_key().to_owned() } else { String::new() };
-    let id = number(record, ID).map(MessageId);
     let message_id = (id.is_none() && sender.is_none() && !upstream.message_id.is_empty())
         .then(|| upstream.message_id.clone().into_boxed_str());
     let content = match upstream.content_bytes {

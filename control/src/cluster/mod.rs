@@ -7,30 +7,44 @@
 //! ```
 //!
 //! [`ownership`] says which partitions are here, [`seats`] who has the others, [`spread`] sends each command where it belongs.
+//! Beside that, [`outbox`] tells the bus what was committed, [`user_states`] who comes and goes, and [`tasks`] is the work of
+//! nodes of that role, all three put together in [`beside`].
 //! The code of a partition, of its links and of the API is that of the embedded form.
 
+#[cfg(test)]
+mod bench;
+mod beside;
 mod carrier;
+mod consumers;
 mod forms;
 pub mod growth;
 mod ids;
 pub(crate) mod ingress;
 pub(crate) mod node;
 mod opening;
+mod outbox;
+mod outlet;
 mod ownership;
 mod ring;
+pub(crate) mod routes;
 pub(crate) mod seats;
 mod spread;
+mod tasks;
 mod upstream;
+pub(crate) mod user_states;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use tidegate_bus::dead_letters::HandlingStats;
 use tidegate_bus::kafka::KafkaBus;
 use tidegate_bus::port::{Bus, BusError};
+use tidegate_bus::topics::LOGIC_GROUP;
 use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionConfig;
+use tidegate_control_core::ports::StoreReader;
 use tidegate_registry::names::ControlNode;
 use tidegate_registry::{Names, Registry, RegistryError};
 use tokio::sync::watch;
@@ -41,22 +55,31 @@ use crate::adapters::postgres::{OpenError, Postgres, SpreadReader};
 use crate::api::auth::ServiceTokens;
 use crate::config::ClusterConfig;
 use crate::endpoints::Endpoints;
-use crate::metrics::Metrics;
+use crate::metrics::{GroupFigures, Metrics};
 use crate::presence::Presence;
 use crate::records::Feed;
 
+use beside::Beside;
+use consumers::Consumer;
 use ids::Ids;
 use ingress::{Ingress, Results};
 use node::{NodeService, Peers};
 use opening::Opener;
 use ownership::Ownership;
 use ring::RingKeeper;
+use routes::{Here, PresenceRoutes};
 use seats::Seats;
 pub(crate) use spread::Spread;
+pub use tasks::metrics::TaskMetrics;
+pub use tasks::settings::{PushSettings, TasksConfig};
+pub use tasks::webhook::WebhookError;
 pub(crate) use upstream::Lag;
 use upstream::{Parts, Upstream};
+use user_states::UserStates;
 
 const SWEEP: Duration = Duration::from_secs(5);
+/// So long a consumer may take to finish what it has in hand and to leave its group.
+const CONSUMER_PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
@@ -72,6 +95,8 @@ pub enum ClusterError {
     System(#[from] std::io::Error),
     #[error("the node is stopping")]
     Stopping,
+    #[error("tasks.offline_push: {0}")]
+    Webhook(#[from] tasks::webhook::WebhookError),
 }
 
 /// What it takes to begin.
@@ -79,6 +104,7 @@ pub(crate) struct Beginning {
     pub config: ClusterConfig,
     pub registry: Registry,
     pub bus: tidegate_bus::settings::Settings,
+    pub tasks: TasksConfig,
     pub postgres: Postgres,
     /// Where messages are told to that are to be found by their words.
     pub feed: Option<Feed>,
@@ -100,6 +126,8 @@ pub(crate) struct Cluster {
     pub node: NodeService,
     pub state: Arc<ClusterState>,
     pub endpoints: Arc<Endpoints>,
+    pub states: UserStates,
+    consumers: Vec<JoinHandle<()>>,
     ownership: JoinHandle<()>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -111,6 +139,9 @@ pub(crate) struct ClusterState {
     pub lag: Arc<Lag>,
     pub bus: Arc<dyn Bus>,
     seats: Arc<Seats>,
+    upstream: String,
+    consumers: Vec<Arc<Consumer>>,
+    history: Arc<[AtomicU64; 2]>,
 }
 
 impl ClusterState {
@@ -121,6 +152,24 @@ impl ClusterState {
 
     pub fn owned(&self) -> usize {
         self.seats.all_hosted().len()
+    }
+
+    /// The sequencers of this node first, then the groups that it is a member of.
+    pub fn groups(&self) -> Vec<GroupFigures> {
+        let dead_letters_by_class = self.lag.dead_letters.each_ref().map(|count| count.load(Ordering::Relaxed));
+        let sequencers = GroupFigures {
+            group: LOGIC_GROUP,
+            topic: self.upstream.clone(),
+            behind: self.lag.behind.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            handling: HandlingStats { dead_letters_by_class, ..HandlingStats::default() },
+        };
+        std::iter::once(sequencers).chain(self.consumers.iter().map(|consumer| consumer.figures())).collect()
+    }
+
+    /// Records that were told to the history, and those that it does not take.
+    pub fn history(&self) -> (u64, u64) {
+        let [told, left_out] = &*self.history;
+        (told.load(Ordering::Relaxed), left_out.load(Ordering::Relaxed))
     }
 }
 
@@ -175,10 +224,24 @@ impl Cluster {
             mapping,
             results: Arc::clone(&results),
             peers: Arc::clone(&peers),
-            presence,
+            presence: Arc::clone(&presence),
             node: config.node.clone(),
             incarnation,
         }));
+        let here = Arc::new(Here::new(Arc::clone(&seats), presence, routes::SETTLE));
+        let reader = Arc::new(SpreadReader::new(&postgres));
+        let beside = Beside::begin(beside::Parts {
+            bus: Arc::clone(&bus),
+            settings: settings.clone(),
+            tasks: beginning.tasks,
+            partitions,
+            works: config.has_role("task"),
+            routes: Arc::new(PresenceRoutes { here: Arc::clone(&here), peers: Arc::clone(&peers) }),
+            reader: Arc::clone(&reader) as Arc<dyn StoreReader>,
+            spread: Arc::clone(&spread),
+            metrics: metrics.tasks.clone(),
+            stopping: beginning.stopping.clone(),
+        })?;
         let (registered_sender, registered) = watch::channel(false);
         let state = Arc::new(ClusterState {
             registered,
@@ -186,6 +249,9 @@ impl Cluster {
             lag: Arc::clone(&upstream.lag),
             bus: Arc::clone(&bus),
             seats: Arc::clone(&seats),
+            upstream: settings.topics.upstream.name.clone(),
+            consumers: beside.consumers,
+            history: beside.history,
         });
         let me = ControlNode {
             node: config.node.clone(),
@@ -202,6 +268,7 @@ impl Cluster {
             upstream,
             metrics,
             feed: beginning.feed,
+            tellers: beside.tellers,
         };
         let ttl = Duration::from_millis(config.lease_ttl_ms.into());
         let endpoints = Arc::new(Endpoints::default());
@@ -212,7 +279,8 @@ impl Cluster {
             node: config.node.clone(),
             endpoints: Arc::clone(&endpoints),
         };
-        let tasks = vec![
+        let mut tasks = beside.tasks;
+        tasks.extend([
             tokio::spawn(growth::follow(
                 registry.clone(),
                 names.clone(),
@@ -223,7 +291,8 @@ impl Cluster {
             tokio::spawn(Arc::clone(&ids).keep(registry.clone(), names.clone(), config.node.clone(), ttl)),
             tokio::spawn(sweep(Arc::clone(&results))),
             tokio::spawn(keeper.run()),
-        ];
+            tokio::spawn(Arc::clone(&here).note()),
+        ]);
         let ownership = Ownership {
             registry,
             names,
@@ -236,14 +305,21 @@ impl Cluster {
             stopping: beginning.stopping.clone(),
             registered: registered_sender,
         };
-        let node =
-            NodeService { seats: Arc::clone(&seats), results, tokens: beginning.tokens, stopping: beginning.stopping };
-        let reader = Arc::new(SpreadReader::new(&postgres));
-        Ok(Cluster { seats, spread, reader, node, state, endpoints, ownership: ownership.spawn(), tasks })
+        let (tokens, stopping) = (beginning.tokens, beginning.stopping);
+        let node = NodeService { seats: Arc::clone(&seats), results, here, tokens, stopping };
+        let (states, consumers) = (beside.states, beside.handling);
+        let ownership = ownership.spawn();
+        Ok(Cluster { seats, spread, reader, node, state, endpoints, states, consumers, ownership, tasks })
     }
 
     /// Once `stopping` was said: waits until all partitions are let go.
     pub async fn end(self) {
+        for mut consumer in self.consumers {
+            // What it is at work at comes again elsewhere.
+            if tokio::time::timeout(CONSUMER_PATIENCE, &mut consumer).await.is_err() {
+                consumer.abort();
+            }
+        }
         if self.ownership.await.is_err() {
             tracing::error!("the end of what is owned could not be awaited");
         }

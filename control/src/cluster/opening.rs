@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use tidegate_control_core::domain::{Lsn, PartitionId};
 use tidegate_control_core::partition::{Partition, PartitionConfig};
-use tidegate_control_core::ports::{MessageStore as _, StoreError};
+use tidegate_control_core::ports::{MessageStore as _, StoreError, StoreReader};
 use tokio::task::JoinHandle;
 
 use super::carrier::{self, Carrier};
+use super::outbox::places::Places;
+use super::outbox::{Relay, Tellers};
 use super::seats::{Hosted, Seat};
 use super::spread::Spread;
 use super::upstream::Upstream;
@@ -24,6 +26,7 @@ pub(crate) struct Opener {
     pub upstream: Arc<Upstream>,
     pub metrics: Arc<Metrics>,
     pub feed: Option<Feed>,
+    pub tellers: Tellers,
 }
 
 /// A partition that runs here.
@@ -33,6 +36,7 @@ pub(crate) struct OpenPartition {
     feed: JoinHandle<()>,
     carrier: JoinHandle<()>,
     indexed: Option<JoinHandle<()>>,
+    relays: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +57,8 @@ impl Opener {
         let opener = Arc::clone(&self);
         let taken = tokio::task::spawn_blocking(move || opener.postgres.open(partition)).await;
         let store = taken.map_err(|_| OpeningError::Stopping)??;
-        let (progress, reader) = (store.progress(), Arc::new(store.reader()));
+        let progress = store.progress();
+        let reader: Arc<dyn StoreReader> = Arc::new(store.reader());
         let config = PartitionConfig { worker: partition.0 as u16, ..self.config.clone() };
         let partitions = config.partitions;
         let sequencer = Partition::new(partition, store, config, seed()?)?;
@@ -66,7 +71,8 @@ impl Opener {
         let hosted = Hosted { sequencer: started.sequencer, origin };
         self.spread.seats.set(partition, Seat::Ours(hosted.clone()));
         let routed = progress.routed.unwrap_or(Lsn(0));
-        let indexed = self.feed.clone().map(|index| follow(reader.clone(), index, routed));
+        let indexed = self.feed.clone().map(|index| follow(Arc::clone(&reader), index, routed));
+        let relays = self.relays(&hosted, &reader);
         let feed = self.upstream.feed(hosted.clone(), progress.consumed);
         let carrier = Carrier {
             spread: Arc::clone(&self.spread),
@@ -77,7 +83,14 @@ impl Opener {
             overflowed,
             partitions,
         };
-        Ok(OpenPartition { hosted, running: started.running, feed, carrier: carrier.spawn(), indexed })
+        Ok(OpenPartition { hosted, running: started.running, feed, carrier: carrier.spawn(), indexed, relays })
+    }
+
+    fn relays(&self, hosted: &Hosted, reader: &Arc<dyn StoreReader>) -> Vec<JoinHandle<()>> {
+        let places: Arc<dyn Places> = Arc::new(self.postgres.clone());
+        let relay =
+            |teller| Relay { origin: hosted.origin, reader: Arc::clone(reader), places: Arc::clone(&places), teller };
+        self.tellers.of(reader).into_iter().map(|teller| relay(teller).spawn()).collect()
     }
 }
 
@@ -85,7 +98,7 @@ impl OpenPartition {
     /// `gracefully`: what was taken in is finished first. Otherwise the thread ends where it stands.
     pub async fn close(self, gracefully: bool) {
         self.feed.abort();
-        self.indexed.iter().for_each(JoinHandle::abort);
+        self.indexed.iter().chain(&self.relays).for_each(JoinHandle::abort);
         let running = self.running;
         if gracefully {
             if tokio::task::spawn_blocking(move || running.stop()).await.is_err() {

@@ -65,7 +65,8 @@ pub(crate) struct Upstream {
 #[derive(Debug, Default)]
 pub(crate) struct Lag {
     pub behind: Mutex<HashMap<u32, u64>>,
-    pub dead_letters: AtomicU64,
+    /// In the order of [`ErrorClass::ALL`].
+    pub dead_letters: [AtomicU64; 3],
     pub rekeyed: AtomicU64,
 }
 
@@ -276,7 +277,7 @@ impl Upstream {
             value: letter.encode(self.format).into(),
         })
         .await;
-        self.lag.dead_letters.fetch_add(1, Ordering::Relaxed);
+        self.lag.dead_letters[class as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     async fn publish(&self, outgoing: impl Fn() -> Outgoing) {

@@ -11,7 +11,7 @@ use tonic::{Status, Streaming};
 
 use super::Links;
 use super::convert::{self, BadItem, Up};
-use crate::presence::GatewayRoute;
+use crate::presence::Attached;
 use crate::runtime::{Attachment, Inbox, LinkOut, LinkWork};
 
 /// A message down is closed at this size, give or take one item.
@@ -54,14 +54,15 @@ pub(super) async fn run(
         links.leave(&name, gateway);
         return Err(Status::unavailable("the server is stopping"));
     };
-    let (route, number) = links.presence.attach(&name, hello.incarnation);
+    let (attached, gone) = links.presence.attach(&name, hello.incarnation);
+    links.tell(gone);
     links.metrics.links.inc();
     let (gateway_name, incarnation) = (&hello.gateway, hello.incarnation);
     tracing::info!(gateway = %gateway_name, incarnation, partition = partition.0, "a gateway attached");
     let origin = hosted.origin;
 
     let (refusals, refused) = mpsc::channel(REFUSALS_MAX);
-    let reader = Reader { links, gateway, origin, route, attachment: &attachment, refusals };
+    let reader = Reader { links, gateway, origin, attached: &attached, attachment: &attachment, refusals };
     let mut stopping = links.stopping.clone();
     let end = tokio::select! {
         end = reader.run(items.collect(), &mut up) => end,
@@ -72,7 +73,7 @@ pub(super) async fn run(
 
     links.metrics.links.dec();
     links.leave(&name, gateway);
-    links.forget_later(name, number);
+    links.forget_later(origin, attached);
     match &end {
         Ok(()) => tracing::info!(gateway = %hello.gateway, "a gateway went"),
         Err(status) if status.message() == GOES_ELSEWHERE => {
@@ -105,7 +106,7 @@ struct Reader<'a> {
     links: &'a Links,
     gateway: GatewayId,
     origin: Origin,
-    route: GatewayRoute,
+    attached: &'a Attached,
     attachment: &'a Attachment,
     refusals: mpsc::Sender<LinkDownItem>,
 }
@@ -133,7 +134,7 @@ impl Reader<'_> {
                     self.dispatch(corr, command).await;
                 }
                 Up::Work(item) => work.push(item),
-                Up::Presence(change) => self.links.presence.apply(self.route, change),
+                Up::Presence(told) => self.links.tell(self.links.presence.apply(self.attached, told)),
                 Up::Refused { corr, refusal } => {
                     let _ = self.refusals.send(convert::refused(corr, &refusal)).await;
                 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tidegate_control_core::partition::GatewayId;
+use tidegate_control_core::partition::{GatewayId, Origin};
 use tidegate_proto::v1::gateway_link_server::GatewayLink;
 use tidegate_proto::v1::{LinkDown, LinkUp};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,9 +18,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::auth::ServiceTokens;
 use crate::cluster::seats::Seats;
+use crate::cluster::user_states::UserStates;
 use crate::dispatch::Dispatch;
 use crate::metrics::Metrics;
-use crate::presence::Presence;
+use crate::presence::{Attached, Change, Presence};
 
 mod attach;
 pub mod convert;
@@ -39,9 +40,16 @@ pub struct Links {
     pub(crate) presence: Arc<Presence>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: watch::Receiver<bool>,
+    states: Option<UserStates>,
     next: AtomicU64,
     /// By gateway name: how to end its present attachment.
     present: Mutex<HashMap<String, Present>>,
+}
+
+fn tell(states: Option<&UserStates>, changes: Vec<Change>) {
+    if let Some(states) = states {
+        states.tell(changes);
+    }
 }
 
 struct Present {
@@ -55,10 +63,11 @@ impl Links {
         dispatch: Dispatch,
         presence: Arc<Presence>,
         metrics: Arc<Metrics>,
+        states: Option<UserStates>,
         stopping: watch::Receiver<bool>,
     ) -> Links {
         let (next, present) = (AtomicU64::new(1), Mutex::default());
-        Links { seats, dispatch, presence, metrics, stopping, next, present }
+        Links { seats, dispatch, presence, metrics, states, stopping, next, present }
     }
 
     fn next_gateway(&self) -> GatewayId {
@@ -86,14 +95,28 @@ impl Links {
         }
     }
 
-    /// Voids the routes of a gateway that does not come back.
-    pub(crate) fn forget_later(&self, name: String, attachment: u64) {
-        self.presence.detach(&name, attachment);
-        let presence = Arc::clone(&self.presence);
+    /// Voids the routes of a gateway that does not come back. Those of a partition that is not ours any more are told to its
+    /// next owner.
+    pub(crate) fn forget_later(&self, origin: Origin, attached: Attached) {
+        if self.seats.hosted(origin.partition).is_none_or(|hosted| hosted.origin != origin) {
+            self.presence.hand_over(&attached);
+            return;
+        }
+        self.presence.detach(&attached);
+        let (presence, seats, states) = (Arc::clone(&self.presence), Arc::clone(&self.seats), self.states.clone());
         tokio::spawn(async move {
             tokio::time::sleep(FORGET_AFTER).await;
-            presence.forget(&name, attachment);
+            if seats.hosted(origin.partition).is_some() {
+                tell(states.as_ref(), presence.forget(&attached));
+            } else {
+                presence.hand_over(&attached);
+            }
         });
+    }
+
+    /// What connections of a gateway did.
+    pub(crate) fn tell(&self, changes: Vec<Change>) {
+        tell(self.states.as_ref(), changes);
     }
 }
 

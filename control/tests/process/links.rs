@@ -284,7 +284,7 @@ async fn presence_follows_the_gateways() {
     let connection = |id: &str| LinkConnection { uid: "alice".into(), connection_id: id.into(), ..Default::default() };
     let online = |ids: &[&str]| {
         let online = ids.iter().map(|id| connection(id)).collect();
-        link_up_item::Item::Presence(LinkPresence { online, offline: Vec::new() })
+        link_up_item::Item::Presence(LinkPresence { online, ..Default::default() })
     };
     let mut old = Gateway::attach(tcp(&node).await, 1).await;
     old.send([online(&["1", "2"])]).await;
@@ -300,7 +300,7 @@ async fn presence_follows_the_gateways() {
     new.send([online(&["3"])]).await;
     connections_become(&node, 1).await;
     let offline = vec![connection("3")];
-    new.send([link_up_item::Item::Presence(LinkPresence { online: Vec::new(), offline })]).await;
+    new.send([link_up_item::Item::Presence(LinkPresence { offline, ..Default::default() })]).await;
     connections_become(&node, 0).await;
     node.control.stop().await;
 }

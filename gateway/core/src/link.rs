@@ -65,11 +65,16 @@ pub enum ToLink {
         device: Box<str>,
         platform: Box<str>,
         connection_id: Box<str>,
+        /// It was here before the attachment began, so this may be no news.
+        again: bool,
     },
     Offline {
         uid: Uid,
         connection_id: Box<str>,
+        reason: &'static str,
     },
+    /// Whoever is here has been told of since the attachment began.
+    AllTold,
     /// So many bytes of deliveries were taken off the link.
     Credit {
         bytes: u64,

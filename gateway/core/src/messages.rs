@@ -123,7 +123,8 @@ pub enum ToHub {
     /// Memberships that ended; see the module's rule of counting. One entry per membership and stream.
     Left { conn: ConnRef, streams: SmallVec<[StreamIdx; 4]>, class: ConnClass },
     /// The connection is gone; comes once, after its `Left`.
-    Disconnected { conn: ConnRef, uid: Uid, connection_id: Box<str> },
+    /// `reason`: `closed` or `eof` by the peer, `failed`, `stopped`, or the name of our close code.
+    Disconnected { conn: ConnRef, uid: Uid, connection_id: Box<str>, reason: &'static str },
     /// A slow connection's socket drained: tell it what it missed. Answered by [`ToShard::Gap`].
     Gapped { conn: ConnRef, stream: StreamIdx, from: Seq, class: ConnClass },
     /// A fan-out with `report_done` reached every member of this shard.

@@ -52,7 +52,7 @@ pub fn up(gateway: GatewayId, origin: Origin, value: ToLink) -> Up {
             let interest = Input::Interest { gateway, add, remove: Vec::new() };
             return Up::Inputs(vec![interest, Input::InterestEnd { gateway, cursor }]);
         }
-        ToLink::Online { .. } | ToLink::Offline { .. } => return Up::Presence,
+        ToLink::Online { .. } | ToLink::Offline { .. } | ToLink::AllTold => return Up::Presence,
         ToLink::Credit { bytes } => Input::Credit { gateway, bytes },
     }])
 }

@@ -151,14 +151,19 @@ pub fn to_wire(value: ToLink, out: &mut Vec<v1::LinkUpItem>) {
             }
             Item::InterestEnd(v1::LinkInterestEnd { cursors: position.iter().map(cursor).collect() })
         }
-        ToLink::Online { uid, device, platform, connection_id } => {
-            let connection = connection(&uid, device.into(), platform.into(), connection_id.into());
-            Item::Presence(v1::LinkPresence { online: vec![connection], offline: Vec::new() })
+        ToLink::Online { uid, device, platform, connection_id, again } => {
+            let connection = vec![connection(&uid, device.into(), platform.into(), connection_id.into())];
+            Item::Presence(match again {
+                true => v1::LinkPresence { present: connection, ..Default::default() },
+                false => v1::LinkPresence { online: connection, ..Default::default() },
+            })
         }
-        ToLink::Offline { uid, connection_id } => {
+        ToLink::Offline { uid, connection_id, reason } => {
             let connection = connection(&uid, String::new(), String::new(), connection_id.into());
-            Item::Presence(v1::LinkPresence { online: Vec::new(), offline: vec![connection] })
+            let offline = vec![v1::LinkConnection { reason: reason.to_owned(), ..connection }];
+            Item::Presence(v1::LinkPresence { offline, ..Default::default() })
         }
+        ToLink::AllTold => Item::Presence(v1::LinkPresence { all: true, ..Default::default() }),
         ToLink::Credit { bytes } => Item::Credit(v1::LinkCredit { bytes }),
     };
     out.push(v1::LinkUpItem { item: Some(item) });
@@ -363,7 +368,7 @@ fn open_stream(open: OpenStream) -> v1::LinkOpenStream {
 }
 
 fn connection(uid: &Uid, device: String, platform: String, connection_id: String) -> v1::LinkConnection {
-    v1::LinkConnection { uid: uid.to_string(), device, platform, connection_id }
+    v1::LinkConnection { uid: uid.to_string(), device, platform, connection_id, reason: String::new() }
 }
 
 fn cursor(position: &Position) -> v1::LinkCursor {

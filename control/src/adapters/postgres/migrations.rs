@@ -6,8 +6,11 @@ use super::error::{Failure, OpenError};
 use super::session::Session;
 
 /// In order; one that was released is never changed, only followed by another.
-const MIGRATIONS: &[(i32, &str)] =
-    &[(1, include_str!("migrations/0001_store.sql")), (2, include_str!("migrations/0002_cluster.sql"))];
+const MIGRATIONS: &[(i32, &str)] = &[
+    (1, include_str!("migrations/0001_store.sql")),
+    (2, include_str!("migrations/0002_cluster.sql")),
+    (3, include_str!("migrations/0003_places.sql")),
+];
 
 const VERSIONS: &str = "create table if not exists migrations
      (version integer primary key, at timestamptz not null default now())";

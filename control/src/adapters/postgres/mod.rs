@@ -181,6 +181,20 @@ impl Postgres {
     pub fn partitions(&self) -> u32 {
         self.options.partitions
     }
+
+    /// Where who follows the partition's log under this name has come to. Blocks.
+    pub fn place_of(&self, partition: PartitionId, name: &str) -> Result<Option<Lsn>, StoreError> {
+        let rows = self.pool.query(&self.engine, sql::PLACE_OF, &[&(partition.0 as i32), &name])?;
+        let place = rows.first().map(|row| column::<i64>(row, 0)).transpose()?;
+        Ok(place.map(|lsn| Lsn(lsn as u64)))
+    }
+
+    /// Places never go back. Blocks.
+    pub fn keep_place(&self, partition: PartitionId, name: &str, at: Lsn) -> Result<(), StoreError> {
+        let (partition, at) = (partition.0 as i32, at.0 as i64);
+        self.pool.query(&self.engine, sql::KEEP_PLACE, &[&partition, &name, &at])?;
+        Ok(())
+    }
 }
 
 impl PostgresStore {

@@ -172,6 +172,11 @@ pub const TRIM_RECORDS: &str = "delete from records where partition = $1 and lsn
 
 pub const TRIMMED: &str = "update retention set trimmed_lsn = $2 where partition = $1 and trimmed_lsn < $2";
 
+pub const PLACE_OF: &str = "select lsn from followers where partition = $1 and name = $2";
+
+pub const KEEP_PLACE: &str = "insert into followers as f (partition, name, lsn) values ($1, $2, $3)
+     on conflict (partition, name) do update set lsn = greatest(f.lsn, excluded.lsn)";
+
 pub const TRIM_DEDUP: &str = "delete from dedup where ctid in (
          select ctid from dedup where partition = $1 and ts < $2 limit $3
      )";

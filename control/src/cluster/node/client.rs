@@ -7,7 +7,7 @@ use std::time::Duration;
 use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::Command;
 use tidegate_proto::v1::node_link_client::NodeLinkClient;
-use tidegate_proto::v1::{NodeAsk, NodeDown, NodeResult, NodeUp};
+use tidegate_proto::v1::{NodeAsk, NodeDown, NodeOnline, NodeResult, NodeUp, node_answer, node_ask};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -40,7 +40,14 @@ struct Peer {
 
 enum Item {
     Ask { partition: PartitionId, command: Command, answer: oneshot::Sender<Answer> },
+    Online { partition: PartitionId, uids: Vec<String>, answer: oneshot::Sender<Vec<bool>> },
     Result(NodeResult),
+}
+
+/// Who waits for an answer.
+enum Waiting {
+    Command(oneshot::Sender<Answer>),
+    Online(oneshot::Sender<Vec<bool>>),
 }
 
 /// Why there is no answer.
@@ -85,6 +92,15 @@ impl Peers {
         let (answer, answered) = oneshot::channel();
         queue.try_send(Item::Ask { partition, command, answer }).map_err(|_| AskError::NotSent)?;
         answered.await.map_err(|_| AskError::Unknown)
+    }
+
+    /// For each user, in order, whether the node, which owns the partition of their inboxes, knows of a live connection. `None`:
+    /// it cannot say.
+    pub async fn online(&self, node: &str, partition: PartitionId, uids: Vec<String>) -> Option<Vec<bool>> {
+        let queue = self.lock().get(node).map(|peer| peer.queue.clone())?;
+        let (answer, answered) = oneshot::channel();
+        queue.try_send(Item::Online { partition, uids, answer }).ok()?;
+        answered.await.ok()
     }
 
     /// `to` names the incarnation that took the message in; another one waits for nothing.
@@ -141,7 +157,7 @@ async fn call(
     }
     let mut down = client.converse(request).await.map_err(|status| text(&status))?.into_inner();
     // Dropped with the call: then their askers learn that the outcome is unknown.
-    let mut waiting: HashMap<u64, oneshot::Sender<Answer>> = HashMap::new();
+    let mut waiting: HashMap<u64, Waiting> = HashMap::new();
     let mut next_corr = 1;
     let mut batch = Vec::with_capacity(BATCH_MAX);
     loop {
@@ -161,13 +177,19 @@ async fn call(
     }
 }
 
-fn gather(batch: &mut Vec<Item>, waiting: &mut HashMap<u64, oneshot::Sender<Answer>>, next_corr: &mut u64) -> NodeUp {
+fn gather(batch: &mut Vec<Item>, waiting: &mut HashMap<u64, Waiting>, next_corr: &mut u64) -> NodeUp {
     let (mut asks, mut results): (Vec<NodeAsk>, Vec<NodeResult>) = (Vec::new(), Vec::new());
     for item in batch.drain(..) {
         match item {
             Item::Ask { partition, command, answer } => {
                 asks.push(wire::ask(*next_corr, partition, command));
-                waiting.insert(*next_corr, answer);
+                waiting.insert(*next_corr, Waiting::Command(answer));
+                *next_corr += 1;
+            }
+            Item::Online { partition, uids, answer } => {
+                let command = Some(node_ask::Command::Online(NodeOnline { uids }));
+                asks.push(NodeAsk { corr: *next_corr, partition: partition.0, command });
+                waiting.insert(*next_corr, Waiting::Online(answer));
                 *next_corr += 1;
             }
             Item::Result(result) => results.push(result),
@@ -176,12 +198,21 @@ fn gather(batch: &mut Vec<Item>, waiting: &mut HashMap<u64, oneshot::Sender<Answ
     NodeUp { asks, results }
 }
 
-fn take(answers: NodeDown, waiting: &mut HashMap<u64, oneshot::Sender<Answer>>) -> Result<(), String> {
+fn take(answers: NodeDown, waiting: &mut HashMap<u64, Waiting>) -> Result<(), String> {
     for answer in answers.answers {
-        let (corr, answer) = wire::answered(answer).map_err(|bad| bad.to_string())?;
-        if let Some(asker) = waiting.remove(&corr) {
-            // The asker may have lost its patience.
-            let _ = asker.send(answer);
+        // The asker may have lost its patience.
+        match waiting.remove(&answer.corr) {
+            Some(Waiting::Command(asker)) => {
+                let (_, answer) = wire::answered(answer).map_err(|bad| bad.to_string())?;
+                let _ = asker.send(answer);
+            }
+            Some(Waiting::Online(asker)) => {
+                // Of a refusal the asker learns by the end of its channel.
+                if let Some(node_answer::Ok::Online(answer)) = answer.ok {
+                    let _ = asker.send(answer.online);
+                }
+            }
+            None => {}
         }
     }
     Ok(())

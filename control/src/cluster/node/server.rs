@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidegate_control_core::domain::{ErrorCode, PartitionId, Refusal};
 use tidegate_control_core::partition::Command;
 use tidegate_proto::v1::node_link_server::NodeLink;
-use tidegate_proto::v1::{NodeAnswer, NodeDown, NodeUp};
+use tidegate_proto::v1::{NodeAnswer, NodeDown, NodeOnline, NodeOnlineAnswer, NodeUp, node_answer, node_ask};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::wire;
 use crate::api::auth::ServiceTokens;
 use crate::cluster::ingress::Results;
+use crate::cluster::routes::Here;
 use crate::cluster::seats::Seats;
 use crate::runtime::Answer;
 
@@ -26,6 +27,7 @@ const ANSWERS_MAX: usize = 65_536;
 pub(crate) struct NodeService {
     pub seats: Arc<Seats>,
     pub results: Arc<Results>,
+    pub here: Arc<Here>,
     pub tokens: Option<Arc<ServiceTokens>>,
     pub stopping: watch::Receiver<bool>,
 }
@@ -67,12 +69,27 @@ impl NodeService {
                 }
             }
             for ask in message.asks {
+                if let Some(node_ask::Command::Online(online)) = &ask.command {
+                    let answer = self.online(ask.corr, PartitionId(ask.partition), online);
+                    // The caller's connection may have ended.
+                    let _ = answers.send(answer).await;
+                    continue;
+                }
                 let (corr, partition, command) =
                     wire::asked(ask).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
                 self.ask(corr, partition, command, answers.clone());
             }
         }
         Ok(())
+    }
+
+    fn online(&self, corr: u64, partition: PartitionId, asked: &NodeOnline) -> NodeAnswer {
+        match self.here.online(partition, asked.uids.iter().map(String::as_str)) {
+            Some(online) => {
+                NodeAnswer { corr, error: None, ok: Some(node_answer::Ok::Online(NodeOnlineAnswer { online })) }
+            }
+            None => wire::answer(corr, Err(not_the_owner())),
+        }
     }
 
     /// Handed over at once, so that a caller's commands keep their order; answered when the partition answers.

@@ -147,7 +147,9 @@ impl Hub {
                     self.member_left(now, conn.shard, idx);
                 }
             }
-            ToHub::Disconnected { conn, uid, connection_id } => self.disconnected(conn, uid, connection_id),
+            ToHub::Disconnected { conn, uid, connection_id, reason } => {
+                self.disconnected(conn, uid, connection_id, reason);
+            }
             ToHub::Gapped { conn, stream, from, class } => self.gapped(conn, stream, from, class),
             ToHub::FanoutDone { shard: _, stream } => self.fanout_done(now, stream),
             ToHub::Invited { shard, stream, added } => self.invited(now, shard, stream, added),

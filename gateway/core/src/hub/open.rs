@@ -159,7 +159,7 @@ impl Hub {
         self.begin_open(PendingOpen::new(uid, kind));
     }
 
-    pub(super) fn disconnected(&mut self, conn: ConnRef, uid: Uid, connection_id: Box<str>) {
+    pub(super) fn disconnected(&mut self, conn: ConnRef, uid: Uid, connection_id: Box<str>, reason: &'static str) {
         let mut was_online = true;
         for corr in self.opens_of.get(&uid).cloned().unwrap_or_default() {
             let Some(open) = self.opens.get_mut(&corr).filter(|open| open.conn() == Some(conn)) else { continue };
@@ -168,7 +168,7 @@ impl Hub {
             self.retries.push_back(corr);
         }
         if was_online {
-            let change = ToLink::Offline { uid: uid.clone(), connection_id };
+            let change = ToLink::Offline { uid: uid.clone(), connection_id, reason };
             self.presence(&uid, change);
         }
     }
@@ -387,7 +387,7 @@ impl Hub {
             self.direct(conn, Direct { conn: conn.conn, frame, finishes: None, reached: None, recovers: None });
         }
         let Hello { uid, device, platform_name: platform, .. } = hello;
-        let change = ToLink::Online { uid: uid.clone(), device, platform, connection_id };
+        let change = ToLink::Online { uid: uid.clone(), device, platform, connection_id, again: false };
         self.presence(&uid, change);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The hub keeps no table of connections, so shards say it, a slice after a pause after a slice, one shard after the other.
 //! Partitions that come up meanwhile are told in the next round. Control knows connections by their id, so what it hears
-//! twice changes nothing.
+//! twice changes nothing. At a round's end it is said that all have been told: whoever control knows beside them is gone.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +92,13 @@ impl Hub {
             round.shards.pop();
         }
         if round.shards.is_empty() {
-            telling.round = None;
+            let told = telling.round.take().map(|round| round.partitions);
+            for partition in told.iter().flat_map(|told| told.iter().copied()) {
+                // One that came up anew meanwhile is told of everybody once more.
+                if self.links.is_up(partition) && !telling.wanted.contains(&partition) {
+                    self.to_link.push_back((partition, ToLink::AllTold));
+                }
+            }
         }
         if telling.round.is_some() || !telling.wanted.is_empty() {
             telling.next_at = Some(now + Duration::from_millis(PRESENT_PAUSE_MS));
@@ -107,7 +113,7 @@ impl Hub {
         }
         let platform = self.telling.platforms.get(usize::from(who.class.platform.0)).cloned().unwrap_or_default();
         let Requester { uid, device, .. } = who;
-        self.to_link.push_back((partition, ToLink::Online { uid, device, platform, connection_id }));
+        self.to_link.push_back((partition, ToLink::Online { uid, device, platform, connection_id, again: true }));
     }
 
     fn is_connecting(&self, conn: ConnRef, uid: &Uid) -> bool {

@@ -75,7 +75,7 @@ impl Engine {
             return;
         }
         self.stats.closes.count(code);
-        self.detach(slot);
+        self.detach(slot, code.name());
         self.begin_end(slot, Phase::CloseSent);
         let hot = self.slab.hot(slot);
         if code.number() >= 3000 && !hot.is(flag::ECHO) {
@@ -107,7 +107,7 @@ impl Engine {
     pub(super) fn on_peer_close(&mut self, slot: Slot, code: Option<u16>) {
         if self.slab.hot(slot).phase == Phase::Open {
             self.stats.closes.by_peer.add(1);
-            self.detach(slot);
+            self.detach(slot, "closed");
             self.begin_end(slot, Phase::Finishing);
             let answer = code.map_or_else(|| frame(OpCode::Close, b""), |code| close_frame(code, ""));
             self.enqueue(slot, Queued { frame: answer, kind: Kind::Direct });
@@ -118,7 +118,7 @@ impl Engine {
     pub(super) fn on_eof(&mut self, slot: Slot) {
         if self.slab.hot(slot).phase == Phase::Open {
             self.stats.closes.eof.add(1);
-            self.detach(slot);
+            self.detach(slot, "eof");
             self.begin_end(slot, Phase::Finishing);
         }
         self.finish(slot);
@@ -128,7 +128,7 @@ impl Engine {
         if self.slab.hot(slot).phase == Phase::Open {
             self.stats.closes.failed.add(1);
         }
-        self.abort(slot);
+        self.abort(slot, "failed");
     }
 
     pub(super) fn on_closed(&mut self, slot: Slot) {
@@ -146,7 +146,7 @@ impl Engine {
         if self.slab.hot(slot).phase == Phase::CloseSent && !self.slab.hot(slot).send.waits() {
             self.finish(slot);
         } else {
-            self.abort(slot);
+            self.abort(slot, "failed");
         }
     }
 
@@ -161,11 +161,11 @@ impl Engine {
         }
     }
 
-    fn abort(&mut self, slot: Slot) {
+    fn abort(&mut self, slot: Slot, why: &'static str) {
         if matches!(self.slab.hot(slot).phase, Phase::Closing | Phase::Free) {
             return;
         }
-        self.detach(slot);
+        self.detach(slot, why);
         self.free_backlog(slot);
         let (hot, cold) = self.slab.both_mut(slot);
         hot.send = Default::default();
@@ -184,7 +184,7 @@ impl Engine {
     }
 
     /// Takes the connection out of everything and tells the hub. Does nothing the second time.
-    fn detach(&mut self, slot: Slot) {
+    fn detach(&mut self, slot: Slot, why: &'static str) {
         self.acks.remove(&slot);
         let hot = self.slab.hot_mut(slot);
         hot.in_flight = None;
@@ -194,7 +194,7 @@ impl Engine {
             self.rest(slot);
         }
         self.leave_all(slot);
-        self.disconnected(slot);
+        self.disconnected(slot, why);
     }
 
     fn leave_all(&mut self, slot: Slot) {
@@ -213,14 +213,14 @@ impl Engine {
         self.todo.to_hub.push(left);
     }
 
-    fn disconnected(&mut self, slot: Slot) {
+    fn disconnected(&mut self, slot: Slot, reason: &'static str) {
         self.users.remove(&self.slab, slot);
         let uid = self.slab.identity(slot).and_then(|identity| identity.owned_uid());
         self.slab.forget_identity(slot);
         let Some(uid) = uid else { return };
         let conn = self.conn_ref(slot);
         let connection_id = self.kit.connection_ids.of(conn);
-        self.todo.to_hub.push(ToHub::Disconnected { conn, uid, connection_id });
+        self.todo.to_hub.push(ToHub::Disconnected { conn, uid, connection_id, reason });
     }
 
     fn bye(&mut self, code: CloseCode, reason: &str, hint: Hint) -> v1::ServerFrame {
@@ -292,7 +292,7 @@ impl Engine {
             if self.slab.hot(slot).phase == Phase::Open {
                 self.stats.closes.stopped.add(1);
             }
-            self.abort(slot);
+            self.abort(slot, "stopped");
         }
     }
 

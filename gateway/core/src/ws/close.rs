@@ -37,6 +37,34 @@ impl CloseCode {
         self as u16
     }
 
+    /// For whom no number would say enough.
+    pub fn name(self) -> &'static str {
+        match self {
+            CloseCode::Normal => "normal",
+            CloseCode::GoingAway => "going_away",
+            CloseCode::Protocol => "protocol",
+            CloseCode::Unsupported => "unsupported",
+            CloseCode::InvalidData => "invalid_data",
+            CloseCode::Policy => "policy",
+            CloseCode::TooBig => "too_big",
+            CloseCode::Internal => "internal",
+            CloseCode::Restart => "restart",
+            CloseCode::Drain => "drain",
+            CloseCode::Moved => "moved",
+            CloseCode::Slow => "slow",
+            CloseCode::Overload => "overload",
+            CloseCode::HeartbeatLost => "heartbeat_lost",
+            CloseCode::BadToken => "bad_token",
+            CloseCode::TokenExpired => "token_expired",
+            CloseCode::Replaced => "replaced",
+            CloseCode::Banned => "banned",
+            CloseCode::BadRequest => "bad_request",
+            CloseCode::Limit => "limit",
+            CloseCode::Version => "version",
+            CloseCode::LoggedOut => "logged_out",
+        }
+    }
+
     /// Whether the client should come back.
     pub fn reconnect(self) -> bool {
         matches!(self.number(), 1001 | 1011 | 3000..=3499)

@@ -31,6 +31,8 @@ pub struct Partition {
     /// From the hub, not yet worked off.
     pub up: VecDeque<ToLink>,
     pub online: BTreeSet<String>,
+    /// Of this attachment.
+    told: BTreeSet<String>,
     pub credit: u64,
     records: Vec<Record>,
     owner_epoch: u64,
@@ -156,10 +158,9 @@ impl Control {
         let partition = &mut self.partitions[partition];
         (partition.attached, partition.heard) = (false, false);
         partition.interest.clear();
-        for item in std::mem::take(&mut partition.up) {
-            // Presence that is lost on the way is mended by the gateway's incarnation, which has no part in this world.
-            partition.presence(&item);
-        }
+        // Presence that is lost on the way is mended once all who are here have been told again.
+        partition.up.clear();
+        partition.told.clear();
         partition.down.clear();
         partition.down.push_back(FromLink::Down);
     }
@@ -234,6 +235,10 @@ impl Control {
                 let (ToLink::Online { uid, .. } | ToLink::Offline { uid, .. }) = &item else { return true };
                 assert_eq!(self.partition(&uid.inbox()), partition, "{uid} is told elsewhere");
                 self.partitions[partition].presence(&item);
+            }
+            ToLink::AllTold => {
+                let partition = &mut self.partitions[partition];
+                partition.online.retain(|connection| partition.told.contains(connection));
             }
             ToLink::Credit { bytes } => self.partitions[partition].credit += bytes,
         }
@@ -411,10 +416,16 @@ impl Partition {
 
     pub fn presence(&mut self, item: &ToLink) {
         match item {
-            ToLink::Online { connection_id, .. } => self.online.insert(connection_id.to_string()),
-            ToLink::Offline { connection_id, .. } => self.online.remove(&**connection_id),
-            _ => false,
-        };
+            ToLink::Online { connection_id, .. } => {
+                self.online.insert(connection_id.to_string());
+                self.told.insert(connection_id.to_string());
+            }
+            ToLink::Offline { connection_id, .. } => {
+                self.online.remove(&**connection_id);
+                self.told.remove(&**connection_id);
+            }
+            _ => {}
+        }
     }
 }
 

@@ -91,7 +91,7 @@ impl Shard {
             self.out.push_back(ToHub::Left { conn: at, streams, class: conn.hello.class });
         }
         let (uid, connection_id) = (conn.hello.uid, connection_id(conn.id));
-        self.out.push_back(ToHub::Disconnected { conn: at, uid, connection_id });
+        self.out.push_back(ToHub::Disconnected { conn: at, uid, connection_id, reason: "closed" });
     }
 
     pub fn request(&mut self, index: u32, id: u32, op: Op) {

@@ -80,7 +80,7 @@ impl Lag {
         let cluster = home.load()?;
         let most = || -> Option<f64> {
             // A node that owns nothing has no rows.
-            let of = |http: &str| page(http).map(|page| sum(&page, "tidegate_control_bus_lag").unwrap_or(0.0));
+            let of = |http: &str| page(http).map(|page| sum(&upstream(&page), "tidegate_control_bus_lag").unwrap_or(0.0));
             cluster
                 .controls
                 .iter()
@@ -105,6 +105,11 @@ pub fn metric(http: &str, name: &str) -> Option<f64> {
 
 fn page(http: &str) -> Option<String> {
     ask::http(http.rsplit_once(':')?.1.parse().ok()?, "/metrics").ok()
+}
+
+/// Rows of the upstream topic: tasks of users who are away are no messages that somebody waits for.
+fn upstream(page: &str) -> String {
+    page.lines().filter(|line| line.contains("topic=\"im-upstream-topic\"")).map(|line| format!("{line}\n")).collect()
 }
 
 fn sum(page: &str, name: &str) -> Option<f64> {
