@@ -24,6 +24,7 @@ use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 
 pub use self::process::{Farewell, Process};
+pub use self::redis::redis_server;
 pub use self::state::{Home, Running, State};
 
 /// How long a server may take from its start to its first answer.
