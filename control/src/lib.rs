@@ -10,6 +10,7 @@
 
 pub mod adapters;
 pub mod api;
+pub mod cache;
 #[cfg(any(test, feature = "checks"))]
 pub mod checks;
 mod compose;
