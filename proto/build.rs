@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const FILES: &[&str] = &["client", "link", "message", "push", "query", "storage"];
+const FILES: &[&str] = &["bus", "client", "link", "node", "message", "push", "query", "storage"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files: Vec<String> = FILES.iter().map(|name| format!("tidegate/v1/{name}.proto")).collect();

@@ -6,6 +6,7 @@ mod config;
 mod dev;
 mod dev_certificate;
 mod node;
+mod operations;
 mod push;
 mod token;
 
@@ -42,6 +43,17 @@ enum Command {
     CheckConfig { file: PathBuf },
     /// Prints an annotated configuration file with every default.
     DefaultConfig,
+    /// Topics of a cluster's bus.
+    #[command(subcommand)]
+    Topics(operations::Topics),
+    /// Records of a cluster's bus that were given up.
+    #[command(subcommand)]
+    DeadLetter(operations::DeadLetter),
+    /// Places of a cluster's consumer groups.
+    #[command(subcommand)]
+    Offsets(operations::Offsets),
+    /// Asks the node of this machine that listens there to drain and end, as SIGTERM does.
+    Drain { address: SocketAddr },
     /// Checks the log of a data folder without changing it; exit status 1 if it is damaged.
     VerifyLog(DataDir),
 }
@@ -93,6 +105,10 @@ fn main() -> ExitCode {
             print!("{}", config::default_text());
             Ok(())
         }
+        Command::Topics(verb) => operations::topics(&verb),
+        Command::DeadLetter(verb) => operations::dead_letters(&verb),
+        Command::Offsets(verb) => operations::offsets(&verb),
+        Command::Drain { address } => operations::drain(address),
         Command::VerifyLog(args) => config::verify_log(&args.data_dir),
     };
     match done {

@@ -34,6 +34,9 @@ pub struct ControlArgs {
     /// The data folder [default: ./tidegate-data].
     #[arg(long, env = "TIDEGATE_DATA_DIR")]
     data_dir: Option<PathBuf>,
+    /// What this node of a cluster does: api, logic, task [default: all].
+    #[arg(long, value_delimiter = ',')]
+    roles: Vec<String>,
 }
 
 pub fn run_gateway(args: GatewayArgs) -> anyhow::Result<()> {
@@ -42,8 +45,7 @@ pub fn run_gateway(args: GatewayArgs) -> anyhow::Result<()> {
     let mut settings: tidegate_gateway::Config = config::section(&table, "gateway")?;
     apply_to_gateway(&args.listeners, &args.engine, &mut settings);
     settings.echo_addr = args.dev_echo.or(settings.echo_addr);
-    let link = LinkTarget::Tcp(settings.link.addr.clone());
-    let gateway = Gateway::start(settings, link)?;
+    let gateway = Gateway::start(settings, LinkTarget::Configured)?;
     println!("clients   ws://{}/api/v1/ws", gateway.addrs().client);
     if let Some(tls) = gateway.addrs().tls {
         println!("          wss://{tls}/api/v1/ws");
@@ -61,6 +63,13 @@ pub fn run_control(args: ControlArgs) -> anyhow::Result<()> {
     apply_to_control(&args.listeners, &mut settings);
     if let Some(folder) = args.data_dir {
         settings.data_dir = folder;
+    }
+    match &mut settings.cluster {
+        Some(cluster) if !args.roles.is_empty() => cluster.roles = args.roles,
+        None if !args.roles.is_empty() => {
+            anyhow::bail!("--roles is for a node of a cluster: [control.cluster] is missing")
+        }
+        _ => {}
     }
     runtime()?.block_on(async {
         let control = Control::start(settings).await?;

@@ -27,7 +27,7 @@ fn kill_nine_loses_nothing() {
     let population = Arc::new(Population::new("k", 20, vec![class], 0));
     let clock = Clock::start();
     let config = FleetConfig {
-        target: dev.addrs.client,
+        targets: vec![dev.addrs.client],
         tls: None,
         compression: false,
         mode: Mode::Follow,
@@ -42,8 +42,15 @@ fn kill_nine_loses_nothing() {
     let all = Phase { name: "all".into(), per_second: 1_000.0, until: Until::Messages(4_000) };
     let targets = 0..population.inbox_range().end;
     let schedule = Schedule { load: 0, seed: 1, pick: Pick::Turn, targets, phases: vec![all] };
-    let plan = LoadPlan { schedule, via: Via::Stream, payload_bytes: 100, filling: Filling::Letters, in_flight: 5_000 };
-    let endpoints = Endpoints { grpc: dev.addrs.grpc_url(), api: format!("http://{}", dev.addrs.http) };
+    let plan = LoadPlan {
+        schedule,
+        via: Via::Stream,
+        payload_bytes: 100,
+        filling: Filling::Letters,
+        in_flight: 5_000,
+        patience: publish::PATIENCE,
+    };
+    let endpoints = Endpoints::of(&dev.addrs);
     let publishers = Publishers::start(vec![plan], endpoints, population.clone(), clock).expect("publishers");
     publishers.begin(0, 0..1, clock.now_us());
     for least in [500, 2_000] {
@@ -224,10 +231,10 @@ fn slow_readers_are_told_a_gap_and_end_with_everything() {
     let scenario = Scenario::parse(text).expect("valid");
     let options = Options {
         target: format!("ws://{}", dev.addrs.client),
-        client: dev.addrs.client,
+        clients: vec![dev.addrs.client],
         tls: None,
-        endpoints: Endpoints { grpc: dev.addrs.grpc_url(), api: format!("http://{}", dev.addrs.http) },
-        admin: Some(dev.addrs.admin),
+        endpoints: Endpoints::of(&dev.addrs),
+        admins: vec![dev.addrs.admin],
         watched: vec![Watched { name: run::BOTH.to_owned(), pid: dev.node.as_ref().expect("running").pid() }],
         run: "slow".to_owned(),
         binary: PathBuf::new(),

@@ -13,8 +13,10 @@ use tidegate_auth::dev::may_listen_on;
 use tidegate_control_core::partition::limits::CONTENT_BYTES_MAX;
 
 mod check;
+mod cluster;
 
 pub use check::check;
+pub use cluster::{ClusterConfig, ROLES, StoreConfig};
 
 /// The annotated text of the section with every default.
 pub const DEFAULT_CONFIG: &str = include_str!("config/default.toml");
@@ -47,6 +49,13 @@ pub struct Config {
     pub retention: RetentionConfig,
     pub dedup: DedupConfig,
     pub limits: LimitsConfig,
+    /// One node of several; absent: this process is all there is, and its store is embedded.
+    pub cluster: Option<ClusterConfig>,
+    pub registry: Option<tidegate_registry::Settings>,
+    pub bus: Option<tidegate_bus::settings::Settings>,
+    pub store: Option<StoreConfig>,
+    /// Where what was pushed can be searched; absent: nowhere.
+    pub records: Option<crate::records::Settings>,
 }
 
 impl Default for Config {
@@ -64,6 +73,11 @@ impl Default for Config {
             retention: RetentionConfig::default(),
             dedup: DedupConfig::default(),
             limits: LimitsConfig::default(),
+            cluster: None,
+            registry: None,
+            bus: None,
+            store: None,
+            records: None,
         }
     }
 }
@@ -72,6 +86,25 @@ impl Config {
     /// What `tidegate dev` starts with: development auth and groups that make themselves.
     pub fn dev() -> Config {
         Config { dev_auth: true, auto_groups: true, ..Config::default() }
+    }
+
+    fn cluster_problems(&self, say: &mut impl FnMut(&str, String)) {
+        let parts =
+            [("registry", self.registry.is_some()), ("bus", self.bus.is_some()), ("store", self.store.is_some())];
+        for (key, given) in parts {
+            match (self.cluster.is_some(), given) {
+                (true, false) => say(key, "a node of a cluster needs this section".to_owned()),
+                (false, true) => say("cluster", format!("is needed beside [control.{key}]")),
+                _ => {}
+            }
+        }
+        let cluster = self.cluster.iter().flat_map(ClusterConfig::problems);
+        for (key, text) in self.records.iter().flat_map(crate::records::Settings::problems) {
+            say(&format!("records.{key}"), text);
+        }
+        for (key, text) in cluster.chain(self.store.iter().flat_map(StoreConfig::problems)) {
+            say(key, text);
+        }
     }
 
     /// What is wrong with the values together; empty: nothing.
@@ -94,6 +127,7 @@ impl Config {
         if self.http_addr == self.grpc_addr && self.http_addr.port() != 0 {
             say("grpc_addr", "the same as http_addr".to_owned());
         }
+        self.cluster_problems(&mut say);
         if self.auth.keys.len() >= tidegate_auth::token::KEYS_MAX {
             say("auth.keys", format!("at most {} keys", tidegate_auth::token::KEYS_MAX - 1));
         }

@@ -13,12 +13,17 @@ pub mod api;
 pub mod cache;
 #[cfg(any(test, feature = "checks"))]
 pub mod checks;
+pub mod cluster;
 mod compose;
 pub mod config;
+pub mod dispatch;
+pub mod endpoints;
 pub mod link;
 mod message;
 pub mod metrics;
+pub mod operations;
 pub mod presence;
+pub mod records;
 pub mod runtime;
 mod server;
 

@@ -1,6 +1,8 @@
 //! What control counts, in Prometheus' text form at `/metrics`.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -9,8 +11,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use tidegate_bus::stats::ProducerStats;
+use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionStats;
 use tidegate_control_core::partition::stats::CODES;
+
+use crate::records::FeedMetrics;
 
 /// Every metric of the process. Histograms are observed once a batch; the partition's own counters are taken over with every
 /// tick of its loop.
@@ -27,11 +33,34 @@ pub struct Metrics {
     pub links: Gauge,
     /// Attachments ended by us because of what they sent or how far behind they were.
     pub links_refused: Counter,
+    /// Of the feeder of push records.
+    pub records: FeedMetrics,
     interest: Gauge,
     queue_depth: Gauge,
     connections: Gauge,
     log_records: Gauge,
-    last: Mutex<PartitionStats>,
+    last: Mutex<HashMap<PartitionId, PartitionStats>>,
+    cluster: ClusterGauges,
+}
+
+/// Set whenever somebody asks, from counters that are kept elsewhere.
+#[derive(Default)]
+struct ClusterGauges {
+    owned: Gauge,
+    lag: Family<LagOf, Gauge>,
+    dead_letters: Gauge,
+    rekeyed: Gauge,
+    appended: Gauge,
+    append_failures: Gauge,
+    append_retries: Gauge,
+    buffered: Gauge,
+    compression_ratio: Gauge<f64, AtomicU64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LagOf {
+    topic: &'static str,
+    partition: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -58,13 +87,26 @@ struct Counted {
 }
 
 /// Figures that are read when somebody asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Snapshot {
     pub queue_depth: usize,
     /// Records in the log since its beginning.
     pub log_records: u64,
     /// Live client connections that gateways have told of.
     pub connections: usize,
+    /// Of a node of a cluster.
+    pub cluster: Option<ClusterFigures>,
+}
+
+/// What a node of a cluster adds.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterFigures {
+    pub owned: usize,
+    /// Messages of the upstream topic that are not sequenced yet, by the topic's partition, of those read here.
+    pub behind: HashMap<u32, u64>,
+    pub dead_letters: u64,
+    pub rekeyed: u64,
+    pub producer: ProducerStats,
 }
 
 impl Metrics {
@@ -79,17 +121,20 @@ impl Metrics {
             commit_seconds: Histogram::new(exponential_buckets(0.000_25, 2.0, 14)),
             links: Gauge::default(),
             links_refused: Counter::default(),
+            records: FeedMetrics::default(),
             interest: Gauge::default(),
             queue_depth: Gauge::default(),
             connections: Gauge::default(),
             log_records: Gauge::default(),
             last: Mutex::default(),
+            cluster: ClusterGauges::default(),
         };
         metrics.registered()
     }
 
     fn registered(mut self) -> Metrics {
         let (r, p) = (&mut self.registry, &self.partition);
+        self.records.register(r);
         r.register("pushes", "Durable messages that got a place", p.pushes.clone());
         r.register("ephemerals", "Ephemeral messages routed", p.ephemerals.clone());
         r.register("dedup_hits", "Messages that had been stored before under the same key", p.dedup_hits.clone());
@@ -120,13 +165,24 @@ impl Metrics {
         r.register("interest", "Streams that gateways are interested in", self.interest.clone());
         r.register("queue_depth", "Slots of what waits for the partition's thread", self.queue_depth.clone());
         r.register("connections", "Live client connections of all gateways", self.connections.clone());
+        let c = &self.cluster;
+        r.register("partitions_owned", "Partitions that this node owns", c.owned.clone());
+        r.register("bus_lag", "Messages of a topic's partition that are not handled yet", c.lag.clone());
+        r.register("dead_letters", "Records that were given up, since the start", c.dead_letters.clone());
+        r.register("bus_rekeyed", "Records put where their stream belongs, since the start", c.rekeyed.clone());
+        r.register("bus_appended", "Records that the bus acknowledged, since the start", c.appended.clone());
+        r.register("bus_failures", "Records that the bus did not take, since the start", c.append_failures.clone());
+        r.register("bus_retries", "Sends to the bus that were repeated, since the start", c.append_retries.clone());
+        r.register("bus_buffered", "Records that wait for the bus's acknowledgement", c.buffered.clone());
+        r.register("bus_compression_ratio", "Bytes after by bytes before compression", c.compression_ratio.clone());
         r.register("log_records", "Records in the log since its beginning", self.log_records.clone());
         self
     }
 
-    /// Takes the partition's counters over.
-    pub fn partition(&self, now: &PartitionStats) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes a partition's counters over.
+    pub fn partition(&self, partition: PartitionId, now: &PartitionStats) {
+        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = all.entry(partition).or_default();
         let p = &self.partition;
         let rises = [
             (&p.pushes, last.pushes, now.pushes),
@@ -152,8 +208,15 @@ impl Metrics {
                 self.refusals.get_or_create(&Refused { code: code.as_str() }).inc_by(rise);
             }
         }
-        self.interest.set(now.interest as i64);
         *last = *now;
+        self.interest.set(all.values().map(|stats| stats.interest as i64).sum());
+    }
+
+    /// The partition is owned elsewhere from now on; should it come back, its counters begin anew.
+    pub fn partition_gone(&self, partition: PartitionId) {
+        let mut all = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&partition);
+        self.interest.set(all.values().map(|stats| stats.interest as i64).sum());
     }
 
     /// Targets of pushes that were refused, whoever refused them.
@@ -166,9 +229,29 @@ impl Metrics {
         self.queue_depth.set(now.queue_depth as i64);
         self.log_records.set(now.log_records as i64);
         self.connections.set(now.connections as i64);
+        if let Some(cluster) = now.cluster {
+            self.cluster.set(&cluster);
+        }
         let mut out = String::new();
         text::encode(&mut out, &self.registry)?;
         Ok(out)
+    }
+}
+
+impl ClusterGauges {
+    fn set(&self, now: &ClusterFigures) {
+        self.owned.set(now.owned as i64);
+        self.lag.clear();
+        for (partition, behind) in &now.behind {
+            self.lag.get_or_create(&LagOf { topic: "upstream", partition: *partition }).set(*behind as i64);
+        }
+        self.dead_letters.set(now.dead_letters as i64);
+        self.rekeyed.set(now.rekeyed as i64);
+        self.appended.set(now.producer.acked as i64);
+        self.append_failures.set((now.producer.failed + now.producer.refused) as i64);
+        self.append_retries.set(now.producer.retries as i64);
+        self.buffered.set(now.producer.buffered_records as i64);
+        self.compression_ratio.set(now.producer.compression_ratio());
     }
 }
 
@@ -180,14 +263,15 @@ mod tests {
     fn the_text_follows_the_partition_and_the_api() {
         let metrics = Metrics::new();
         let mut stats = PartitionStats { pushes: 3, duplicates: 2, records: 4, interest: 6, ..Default::default() };
-        metrics.partition(&stats);
+        metrics.partition(PartitionId(0), &stats);
         stats.pushes = 5;
         stats.refusals[0] = 1;
-        metrics.partition(&stats);
-        metrics.partition(&stats);
+        metrics.partition(PartitionId(0), &stats);
+        metrics.partition(PartitionId(0), &stats);
         metrics.refused(1);
         metrics.commit_seconds.observe(0.004);
-        let text = metrics.encode(Snapshot { queue_depth: 7, log_records: 12, connections: 5 }).expect("text");
+        let text =
+            metrics.encode(Snapshot { queue_depth: 7, log_records: 12, connections: 5, cluster: None }).expect("text");
         for line in [
             "tidegate_control_pushes_total 5",
             "tidegate_control_dedup_hits_total 2",

@@ -116,6 +116,15 @@ impl View<'_> {
     pub fn connections(&self) -> usize {
         self.0.connections
     }
+
+    /// The name of the attached gateway, if there is exactly one.
+    pub fn only_gateway(&self) -> Option<&str> {
+        let attached = self.0.gateways.iter().filter(|(_, gateway)| gateway.attached);
+        // What is attached is `gateway/partition`.
+        let mut names = attached.map(|(name, _)| name.rsplit_once('/').map_or(&**name, |(gateway, _)| gateway));
+        let name = names.next()?;
+        names.all(|other| other == name).then_some(name)
+    }
 }
 
 impl Table {

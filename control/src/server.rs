@@ -13,6 +13,7 @@ use tidegate_auth::Algorithm;
 use tidegate_auth::dev::{KEY_FILE, dev_key};
 use tidegate_control_core::ports::StoreError;
 use tidegate_proto::v1::gateway_link_server::GatewayLinkServer;
+use tidegate_proto::v1::node_link_server::NodeLinkServer;
 use tidegate_proto::v1::push_service_server::PushServiceServer;
 use tidegate_proto::v1::query_service_server::QueryServiceServer;
 use tokio::io::DuplexStream;
@@ -27,12 +28,14 @@ use tonic::transport::server::TcpIncoming;
 use crate::api::auth::{Access, AuthError, ServiceTokens};
 use crate::api::grpc::{PushApi, QueryApi};
 use crate::api::{Api, router};
-use crate::compose::{ComposeError, Composed, compose};
+use crate::cluster::node::NodeService;
+use crate::compose::{ComposeError, Composed, Form, Surroundings, compose};
 use crate::config::{Config, KeyConfig, Problem};
 use crate::link::{LinkService, Links};
 use crate::metrics::Metrics;
 use crate::presence::Presence;
-use crate::runtime::{OnFatal, Running};
+use crate::records::Feeding;
+use crate::runtime::OnFatal;
 
 /// In-process gateways that may be waiting to be attached.
 const ACCEPTOR_MAX: usize = 16;
@@ -61,7 +64,8 @@ pub struct Control {
     acceptor: mpsc::Sender<DuplexStream>,
     stopping: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
-    running: Running,
+    form: Form,
+    feeding: Option<Feeding>,
 }
 
 /// Where it listens, with the ports that the system chose.
@@ -117,25 +121,26 @@ impl Control {
         let mut access = Access::load(&config.auth, config.service_tokens_file.as_deref())?;
         let link_tokens = config.link_token_file.as_deref().map(ServiceTokens::load).transpose()?;
         let metrics = Arc::new(Metrics::new());
-        let composed = {
-            let (config, metrics) = (config.clone(), Arc::clone(&metrics));
-            let opened = tokio::task::spawn_blocking(move || compose(&config, metrics, on_fatal));
-            opened.await.map_err(|_| StartError::Cancelled)??
-        };
         let (http, http_addr) = listen(config.http_addr).await?;
         let (grpc, grpc_addr) = listen(config.grpc_addr).await?;
         if config.dev_auth {
             access = access.with_dev(http_addr, config.client_port);
         }
-        let listeners = Listeners { http, grpc, link_tokens: link_tokens.map(Arc::new) };
-        Control::serve(
-            config,
-            listeners,
-            composed,
-            Arc::new(access),
-            metrics,
-            Addrs { http: http_addr, grpc: grpc_addr },
-        )
+        let (stopping, stop) = watch::channel(false);
+        let link_tokens = link_tokens.map(Arc::new);
+        let surroundings = Surroundings {
+            metrics: Arc::clone(&metrics),
+            presence: Arc::default(),
+            http: http_addr,
+            grpc: grpc_addr,
+            link_tokens: link_tokens.clone(),
+            stopping: stop,
+        };
+        let presence = Arc::clone(&surroundings.presence);
+        let composed = compose(&config, surroundings, on_fatal).await?;
+        let listeners = Listeners { http, grpc, link_tokens };
+        let addrs = Addrs { http: http_addr, grpc: grpc_addr };
+        Control::serve(config, listeners, composed, Arc::new(access), (metrics, presence), (addrs, stopping))
     }
 
     fn serve(
@@ -143,30 +148,40 @@ impl Control {
         listeners: Listeners,
         composed: Composed,
         access: Arc<Access>,
-        metrics: Arc<Metrics>,
-        addrs: Addrs,
+        (metrics, presence): (Arc<Metrics>, Arc<Presence>),
+        (addrs, stopping): (Addrs, watch::Sender<bool>),
     ) -> Result<Control, StartError> {
-        let (stopping, stop) = watch::channel(false);
-        let presence = Arc::new(Presence::default());
-        let Composed { started, reader, origin } = composed;
+        let stop = stopping.subscribe();
+        let Composed { records, feeding, dispatch, seats, reader, form } = composed;
+        let (node, endpoints) = match &form {
+            Form::Embedded(_) => (None, None),
+            Form::Cluster(cluster) => (Some(cluster.node.clone()), Some(Arc::clone(&cluster.endpoints))),
+        };
         let api = Arc::new(Api {
-            sequencer: started.sequencer.clone(),
+            dispatch: dispatch.clone(),
             reader,
             presence: Arc::clone(&presence),
+            endpoints,
             metrics: Arc::clone(&metrics),
             access: Arc::clone(&access),
             limits: config.limits.clone(),
+            records,
             stopping: stop.clone(),
         });
-        let links = Arc::new(Links::new(started.sequencer, origin, presence, metrics, stop.clone()));
+        let links = Arc::new(Links::new(seats, dispatch, presence, metrics, stop.clone()));
         let (acceptor, accepted) = mpsc::channel(ACCEPTOR_MAX);
         let servers = vec![
             tokio::spawn(serve_http(listeners.http, Arc::clone(&api), stop.clone())),
-            serve_grpc(listeners.grpc, api, LinkService::new(Arc::clone(&links), listeners.link_tokens), stop.clone())?,
+            serve_grpc(
+                listeners.grpc,
+                api,
+                (LinkService::new(Arc::clone(&links), listeners.link_tokens), node),
+                stop.clone(),
+            )?,
             serve_pipes(accepted, LinkService::new(links, None), stop),
         ];
         tracing::info!(http = %addrs.http, grpc = %addrs.grpc, "control is serving");
-        Ok(Control { addrs, access, acceptor, stopping, servers, running: started.running })
+        Ok(Control { addrs, access, acceptor, stopping, servers, form, feeding })
     }
 
     pub fn addrs(&self) -> &Addrs {
@@ -193,9 +208,16 @@ impl Control {
                 server.abort();
             }
         }
-        let running = self.running;
-        if tokio::task::spawn_blocking(move || running.stop()).await.is_err() {
-            tracing::error!("the partition's end could not be awaited");
+        if let Some(feeding) = self.feeding {
+            feeding.stop(STOP_TIMEOUT).await;
+        }
+        match self.form {
+            Form::Embedded(running) => {
+                if tokio::task::spawn_blocking(move || running.stop()).await.is_err() {
+                    tracing::error!("the partition's end could not be awaited");
+                }
+            }
+            Form::Cluster(cluster) => cluster.end().await,
         }
     }
 }
@@ -285,9 +307,10 @@ fn grpc_server() -> Server {
 fn serve_grpc(
     listener: TcpListener,
     api: Arc<Api>,
-    link: LinkService,
+    (link, node): (LinkService, Option<NodeService>),
     stop: watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, StartError> {
+    let node = node.map(|node| NodeLinkServer::new(node).max_decoding_message_size(LINK_MESSAGE_BYTES_MAX));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(tidegate_proto::FILE_DESCRIPTOR_SET)
         .build_v1()?;
@@ -299,6 +322,7 @@ fn serve_grpc(
         .add_service(push)
         .add_service(query)
         .add_service(GatewayLinkServer::new(link).max_decoding_message_size(LINK_MESSAGE_BYTES_MAX))
+        .add_optional_service(node)
         .add_service(health_service)
         .add_service(reflection);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -19,7 +19,7 @@ use tracing::{error, warn};
 use crate::fleet::{Fleet, HubStatus};
 use crate::front_door::metrics::DoorMetrics;
 use crate::io::Io;
-use crate::link::LinkState;
+use crate::link::LinkStates;
 use crate::metrics;
 use crate::reload::TlsStatus;
 
@@ -33,7 +33,7 @@ pub struct AdminState {
     pub door: Arc<DoorMetrics>,
     /// With a listener for TLS.
     pub tls: Option<Arc<TlsStatus>>,
-    pub link: Arc<LinkState>,
+    pub links: Arc<LinkStates>,
     pub hub: Arc<HubStatus>,
     pub io: Io,
     pub draining: Arc<AtomicBool>,
@@ -87,11 +87,14 @@ async fn serve(listener: TcpListener, state: AdminState, stopped: oneshot::Recei
     }
 }
 
-/// Ready: attached to control, every shard running, not draining.
+/// Ready: attached to every partition since the start and to some now, every shard running, not draining.
 async fn ready(State(state): State<AdminState>) -> Response {
     let shards = state.fleet.shards().iter().filter(|shard| shard.is_running()).count();
+    let links = state.links.summary();
+    let up = links.each.iter().filter(|(up, _)| *up).count();
     let facts = json!({
-        "link": state.link.is_up(),
+        "link": links.is_up,
+        "partitions": {"up": up, "of": links.of},
         "shards": {"running": shards, "of": state.fleet.shards().len()},
         "draining": state.draining.load(Ordering::Relaxed),
     });

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use prost::Message as _;
 use tidegate_gateway_core::ids::{Seq, SeqRange};
-use tidegate_gateway_core::link::{FromLink, LinkOk, Message};
+use tidegate_gateway_core::link::{FromLink, LinkOk, Message, PartitionId, Partitions};
 use tidegate_proto::v1;
 
 use crate::config::{Config, check};
@@ -13,14 +13,15 @@ use crate::front_door::forwarded::client_of;
 use crate::front_door::http::{HEAD_BYTES_MAX, Request, Scan};
 use crate::front_door::proxy_header::{self, HEADER_BYTES_MAX, Start};
 use crate::front_door::query::ConnectQuery;
-use crate::link::convert::from_wire;
+use crate::link::convert::{Place, from_wire};
 use crate::platforms::PlatformTable;
 
 /// An item from control. What is taken is in order and within its range.
 pub fn link_down(data: &[u8]) {
     let Ok(item) = v1::LinkDownItem::decode(data) else { return };
     let mut values = Vec::new();
-    if from_wire(item, &PlatformTable::default(), &mut values).is_err() {
+    let place = Place { partition: PartitionId(0), partitions: Partitions::ONE };
+    if from_wire(item, place, &PlatformTable::default(), &mut values).is_err() {
         assert!(values.is_empty(), "nothing of what is refused");
     }
     for value in values {

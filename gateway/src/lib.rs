@@ -24,6 +24,7 @@ mod io;
 mod link;
 mod metrics;
 mod platforms;
+mod registry;
 mod reload;
 
 use std::net::{SocketAddr, TcpListener};
@@ -37,6 +38,7 @@ use tidegate_gateway_core::hub::{Compression, HubConfig};
 use tidegate_gateway_core::shard::ShardConfig;
 use tidegate_gateway_ring::thread_cpu_ns;
 use tidegate_gateway_tls::Acceptor;
+use tidegate_registry::names::GatewayNode;
 use tracing::{info, warn};
 
 pub use config::{Config, DEFAULT_CONFIG, Problem, check};
@@ -45,13 +47,14 @@ pub use link::LinkTarget;
 
 use addresses::Addresses;
 use admin::{Admin, AdminState};
-use config::Settings;
+use config::{RegisteredSettings, Settings};
 use fleet::{Fleet, FleetError, HubStatus, HubThread, ShardPlan, hub_queue};
 use front_door::metrics::DoorMetrics;
 use front_door::rules::{Door, Rules};
 use front_door::{FrontDoor, Listening, Shared, bind};
-use link::{Identity, Link, LinkState};
+use link::{Identity, LinkSet, LinkStates, Topology};
 use platforms::PlatformTable;
+use registry::{Registration, RegistryThread};
 use reload::TlsReload;
 
 /// What is left after the drain's time is closed this much later.
@@ -98,6 +101,7 @@ pub struct Gateway {
     shard_threads: Vec<JoinHandle<()>>,
     hub: HubThread,
     admin: Admin,
+    registry: Option<RegistryThread>,
     reload: Option<TlsReload>,
 }
 
@@ -121,16 +125,25 @@ impl Gateway {
         let (inbox, outlet) = hub_queue();
         let (fleet, shard_threads) = Fleet::start(&shard_plan(&settings)?, &inbox)?;
         let platforms = Arc::new(PlatformTable::default());
-        let (link_state, hub_status) = (Arc::new(LinkState::default()), Arc::new(HubStatus::default()));
+        let (link_states, hub_status) = (Arc::new(LinkStates::default()), Arc::new(HubStatus::default()));
         let hub_config = hub_config(&settings);
-        let link = Link {
-            target,
+        let (topology, registry) = match (target, &settings.registered) {
+            (LinkTarget::InProcess(acceptor), _) => (Topology::InProcess(acceptor), None),
+            (LinkTarget::Configured, None) => (Topology::fixed(&settings.link.addrs), None),
+            (LinkTarget::Configured, Some(registered)) => {
+                let registration = registration(registered, &settings.name, incarnation, &addrs);
+                let (owners, thread) = RegistryThread::start(registration).map_err(StartError::Thread)?;
+                (Topology::Registry(owners), Some(thread))
+            }
+        };
+        let links = LinkSet {
+            topology,
             settings: settings.link,
             identity: Identity { gateway: settings.name, incarnation },
             platforms: Arc::clone(&platforms),
-            state: Arc::clone(&link_state),
+            states: Arc::clone(&link_states),
         };
-        let hub = HubThread::start(hub_config, Arc::clone(&fleet), outlet, link, Arc::clone(&hub_status))
+        let hub = HubThread::start(hub_config, Arc::clone(&fleet), outlet, links, Arc::clone(&hub_status))
             .map_err(StartError::Thread)?;
         let metrics = Arc::new(DoorMetrics::default());
         let draining = Arc::new(AtomicBool::new(false));
@@ -142,7 +155,7 @@ impl Gateway {
             fleet: Arc::clone(&fleet),
             door: Arc::clone(&metrics),
             tls: reload.as_ref().map(TlsReload::status),
-            link: link_state,
+            links: link_states,
             hub: hub_status,
             io: settings.engine.io,
             draining: Arc::clone(&draining),
@@ -174,7 +187,7 @@ impl Gateway {
             FrontDoor::start(door_threads(bound, acceptor.as_ref()), shared).map_err(StartError::Thread)?;
         info!(client = %addrs.client, admin = %addrs.admin, shards = fleet.shards().len(), "gateway started");
         let drain_ms = settings.drain_ms;
-        Ok(Gateway { addrs, drain_ms, draining, front_door, fleet, shard_threads, hub, admin, reload })
+        Ok(Gateway { addrs, drain_ms, draining, front_door, fleet, shard_threads, hub, admin, registry, reload })
     }
 
     pub fn addrs(&self) -> &Addrs {
@@ -192,6 +205,9 @@ impl Gateway {
     pub fn drain(self) {
         info!(connections = self.fleet.connections(), over_ms = self.drain_ms, "draining");
         self.draining.store(true, Ordering::Relaxed);
+        if let Some(registry) = &self.registry {
+            registry.withdraw();
+        }
         self.front_door.stop();
         self.fleet.drain(self.drain_ms);
         let hard_end = Instant::now() + Duration::from_millis(self.drain_ms.into()) + DRAIN_HARD_END;
@@ -211,6 +227,9 @@ impl Gateway {
         // After the shards: what they said last still goes to control.
         self.hub.stop();
         self.admin.stop();
+        if let Some(registry) = self.registry {
+            registry.stop();
+        }
         if let Some(reload) = self.reload {
             reload.stop();
         }
@@ -264,6 +283,17 @@ fn door_threads(bound: Bound, acceptor: Option<&Arc<Acceptor>>) -> Vec<Vec<Liste
         first.extend(bound.tls_echo.map(secure(Door::Echo)));
     }
     threads
+}
+
+fn registration(to: &RegisteredSettings, name: &str, incarnation: u64, addrs: &Addrs) -> Registration {
+    let node = GatewayNode {
+        gateway: name.to_owned(),
+        incarnation,
+        client: to.client_url.clone(),
+        admin: format!("http://{}", addrs.admin),
+        weight: to.weight,
+    };
+    Registration { registry: to.registry.clone(), names: to.names.clone(), node }
 }
 
 fn hub_config(settings: &Settings) -> HubConfig {

@@ -164,7 +164,17 @@ impl Scrape {
 
     fn hub(&self, page: &mut Page<'_>) -> fmt::Result {
         let hub = self.0.hub.stats();
-        page.gauge("link_up", "1 while attached to control", self.0.link.is_up().into())?;
+        let links = self.0.links.summary();
+        page.gauge("link_up", "1 while attached to control, to every partition at first", links.is_up.into())?;
+        page.gauge("partitions", "Partitions of the cluster; 0: not known yet", links.of as u64)?;
+        page.gauge("partitions_up", "Partitions attached to", links.each.iter().filter(|(up, _)| *up).count() as u64)?;
+        let names: Vec<String> = (0..links.each.len()).map(|partition| partition.to_string()).collect();
+        let down: Vec<_> =
+            names.iter().zip(&links.each).map(|(name, (up, _))| (name.as_str(), u64::from(!up))).collect();
+        page.gauges("partition_down", "1 while not attached to the partition", "partition", &down)?;
+        let attachments: Vec<_> =
+            names.iter().zip(&links.each).map(|(name, (_, so_far))| (name.as_str(), *so_far)).collect();
+        page.counters("link_attachments", "Attachments so far", "partition", &attachments)?;
         page.gauge("link_queue", "Items that wait to go up to control", self.0.hub.up_queued() as u64)?;
         for (name, help, value) in [
             ("streams", "Live streams", hub.streams),
@@ -222,6 +232,15 @@ impl Page<'_> {
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
         gauge.encode(self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, label: &str, values: &[(&str, u64)]) -> fmt::Result {
+        let mut family = self.encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (text, value) in values {
+            ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX))
+                .encode(family.encode_family(&[(label, *text)])?)?;
+        }
+        Ok(())
     }
 
     /// A gauge that is 1 and says something by its labels.

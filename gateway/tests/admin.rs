@@ -4,6 +4,7 @@ mod support;
 
 use support::{Node, http};
 use tidegate_gateway::LinkTarget;
+use tidegate_gateway::config::OneOrMany;
 
 #[tokio::test]
 async fn readiness_follows_the_link() {
@@ -18,7 +19,9 @@ async fn readiness_follows_the_link() {
 async fn without_control_the_gateway_lives_but_is_not_ready() {
     // Nobody listens on a port that was just given back.
     let unused = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-    let (gateway, _folder) = support::start_gateway(LinkTarget::Tcp(format!("http://{unused}")), |_| {});
+    let (gateway, _folder) = support::start_gateway(LinkTarget::Configured, |config| {
+        config.link.addr = Some(OneOrMany::One(format!("http://{unused}")));
+    });
     let admin = gateway.addrs().admin;
     assert_eq!(http::get(admin, "/healthz").await.0, 200);
     let (status, body) = http::get(admin, "/readyz").await;
@@ -44,7 +47,7 @@ async fn metrics_count_what_happened() {
 #[test]
 fn a_bad_configuration_starts_nothing() {
     let config = tidegate_gateway::Config { name: "a b".into(), window_ms: 5_000, ..Default::default() };
-    let Err(error) = tidegate_gateway::Gateway::start(config, LinkTarget::Tcp("http://127.0.0.1:1".into())) else {
+    let Err(error) = tidegate_gateway::Gateway::start(config, LinkTarget::Configured) else {
         panic!("started");
     };
     let text = error.to_string();

@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod clock;
+pub mod cluster;
 pub mod fleet;
 #[allow(unsafe_code)]
 pub mod floor;

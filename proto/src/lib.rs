@@ -1,7 +1,8 @@
 //! Tidegate's protobuf messages and gRPC services, generated from `proto/tidegate/v1`.
 //!
 //! `client.proto` is the binary client sub-protocol, `push.proto` and `query.proto` are for backends, `link.proto` is
-//! spoken between gateway and control, `storage.proto` is what the embedded log's records hold.
+//! spoken between gateway and control, `storage.proto` is what the embedded log's records hold, `bus.proto` is what
+//! stands in the topics of a cluster.
 
 #![forbid(unsafe_code)]
 

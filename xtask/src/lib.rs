@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod command;
 pub mod no_uring;
 pub mod servers;

@@ -4,6 +4,7 @@
 
 mod autobahn;
 mod coverage;
+mod deploy;
 mod faults;
 mod sim;
 mod test;
@@ -15,7 +16,7 @@ mod workspace;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{command, no_uring, servers};
+use xtask::{cluster, command, no_uring, servers};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Tidegate's own commands")]
@@ -38,10 +39,14 @@ enum Command {
     Autobahn(autobahn::Args),
     /// Real Kafka, Redis, PostgreSQL, etcd and OpenSearch on loopback, for tests of adapters: `up`, `down`, `status`.
     Servers(servers::Args),
+    /// Three control nodes and three gateways on these servers: `up`, `down`, `status`, `restart NAME`.
+    Cluster(cluster::Args),
     /// What a flood of TLS handshakes does to the latency of those who are connected.
     TlsFlood(tls_flood::Args),
     /// Scans a TLS listener with sslyze: nothing but TLS 1.2 and 1.3 with AEAD suites may be found (needs Python 3 with venv).
     TlsScan(tls_scan::Args),
+    /// Reads every file of deploy/ with the program that it is for (needs Python 3 with venv, openssl).
+    LintDeploy,
     /// Runs a command where io_uring is forbidden, as in most containers: `cargo xtask no-uring -- COMMAND…`.
     NoUring(no_uring::Args),
 }
@@ -57,8 +62,10 @@ fn main() -> ExitCode {
         Command::Sim(args) => sim::run(&args),
         Command::Autobahn(args) => autobahn::run(&args),
         Command::Servers(args) => servers::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::TlsFlood(args) => tls_flood::run(&args),
         Command::TlsScan(args) => tls_scan::run(&args),
+        Command::LintDeploy => deploy::run(),
         Command::NoUring(args) => no_uring::run(&args),
     };
     match done {

@@ -4,11 +4,13 @@
 //! is written to a state file, from which `down` stops exactly these processes and tests take addresses ([`url`]).
 //! Where each program comes from: [`install`]. What it does not do: production deployments.
 
-mod ask;
+pub mod ask;
+mod breaking;
 mod etcd;
-mod install;
+pub mod install;
 mod java;
 mod kafka;
+mod kafka_secure;
 mod opensearch;
 mod ports;
 mod postgres;
@@ -23,6 +25,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 
+pub use self::breaking::{delete_topics, kafka_tool, kill_in, redis_flush, revive_in, sql};
+pub use self::kafka_secure::Access as KafkaAccess;
 pub use self::process::{Farewell, Process};
 pub use self::redis::redis_server;
 pub use self::state::{Home, Running, State};
@@ -64,6 +68,8 @@ pub enum Server {
     RedisCluster,
     Etcd,
     Kafka,
+    /// One broker over TLS, with users and rights.
+    KafkaSecure,
     #[value(name = "opensearch")]
     OpenSearch,
 }
@@ -76,6 +82,7 @@ impl Server {
             Server::RedisCluster => "redis-cluster",
             Server::Etcd => "etcd",
             Server::Kafka => "kafka",
+            Server::KafkaSecure => "kafka-secure",
             Server::OpenSearch => "opensearch",
         }
     }
@@ -92,6 +99,7 @@ impl Server {
             Server::RedisCluster => Box::new(redis::Redis::install(home, true)?),
             Server::Etcd => Box::new(etcd::Etcd::install(home)?),
             Server::Kafka => Box::new(kafka::Kafka::install(brokers)?),
+            Server::KafkaSecure => Box::new(kafka::Kafka::install_secure()?),
             Server::OpenSearch => Box::new(opensearch::OpenSearch::install()?),
         })
     }
@@ -164,6 +172,13 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 fn all_if_none(servers: &[Server]) -> Vec<Server> {
     if servers.is_empty() { Server::value_variants().to_vec() } else { servers.to_vec() }
+}
+
+/// So many ports of loopback that nobody listens on.
+pub fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
+    let taken: Vec<u16> =
+        Home::find()?.load()?.servers.values().flat_map(|running| running.ports.iter().copied()).collect();
+    ports::choose(count, &[], &taken)
 }
 
 /// Where a test finds this server: what its variable names, otherwise the one that runs here, started if need be.

@@ -15,7 +15,8 @@ use tidegate_control_core::partition::{
     Command, GatewayId, ID_EPOCH_MS, Input, Output, Partition, PartitionConfig, Push, Reply, Token,
 };
 use tidegate_control_core::ports::{
-    DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, ReplayPage, StoreError, StoreReader,
+    DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, Progress, ReplayPage, StoreError,
+    StoreReader,
 };
 
 const STREAMS: usize = 1_000;
@@ -79,6 +80,8 @@ fn push(to: &StreamKey, sender: Option<Uid>, key: Option<usize>) -> Push {
         None => ("".into(), key),
     };
     Push {
+        id: None,
+        ack_durable: false,
         to: to.clone(),
         sender,
         from: "billing".into(),
@@ -147,7 +150,7 @@ impl MessageStore for Null {
     fn last_timestamp(&self) -> Timestamp {
         Timestamp(0)
     }
-    fn commit(&mut self, records: &[Record]) -> Result<Lsn, StoreError> {
+    fn commit_with(&mut self, records: &[Record], _: Progress) -> Result<Lsn, StoreError> {
         self.0.0 += records.len() as u64;
         Ok(self.0)
     }

@@ -36,6 +36,12 @@ pub enum Bug {
     InterestForgotten,
     /// A link that ran out of credit goes on behind what it was not sent.
     CreditSkipsRecord,
+    /// An inbox takes the same entry of a conversation again.
+    EntryTwice,
+    /// Who comes into a group of another partition is told to nobody there.
+    JoiningUntoldElsewhere,
+    /// Streams of other partitions are not named to a connection that joins by itself.
+    AlsoForgotten,
     /// A member's group may be written by anybody.
     StrangerWrites,
     /// The store takes what an owner commits that has a successor.

@@ -136,7 +136,7 @@ impl Callers {
     fn answered(&mut self, number: usize, result: Result<Reply, Refusal>) {
         let before = self.said[number].1.clone();
         let known = match result {
-            Ok(Reply::Pushed { stream, epoch, seq: Some(seq), id, duplicate }) => {
+            Ok(Reply::Pushed { stream, epoch, seq: Some(seq), id, duplicate, .. }) => {
                 let place = (stream, epoch, seq, id);
                 if let Known::At(earlier) = &before {
                     assert!(duplicate && *earlier == place, "{earlier:?} became {place:?}");
@@ -210,6 +210,8 @@ fn push(said: Said, number: usize) -> Push {
     let key = said.keyed.then(|| Box::<str>::from(format!("k{number}")));
     let sender = SENDERS[said.sender];
     Push {
+        id: None,
+        ack_durable: false,
         to: TARGETS[said.to].parse().expect("a stream"),
         sender: sender.map(|uid| uid.parse().expect("a uid")),
         from: "billing".into(),

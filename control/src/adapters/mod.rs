@@ -2,5 +2,7 @@
 
 pub mod embedded;
 pub mod memory;
+pub mod opensearch;
 pub mod postgres;
+pub mod records;
 pub mod redis;

@@ -14,7 +14,7 @@ use tidegate_auth::dev::{DevRules, NotLocal, RequestFacts};
 use tidegate_auth::{Key, KeyError, Verifier, VerifierConfig};
 use tidegate_control_core::domain::{ErrorCode, Uid};
 use tonic::Status;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::server::TcpConnectInfo;
 
 use super::error::ApiError;
@@ -48,7 +48,11 @@ pub enum AuthError {
 }
 
 /// Tokens that are compared, never shown: only their digests are kept.
-pub struct ServiceTokens(Vec<[u8; 32]>);
+pub struct ServiceTokens {
+    digests: Vec<[u8; 32]>,
+    /// What a node that dials another one with the same file shows; marked as sensitive.
+    authorization: Option<MetadataValue<Ascii>>,
+}
 
 impl ServiceTokens {
     /// One token a line; empty lines and those that begin with `#` are left out.
@@ -60,12 +64,22 @@ impl ServiceTokens {
         if tokens.is_empty() || tokens.len() > SERVICE_TOKENS_MAX || !tokens.iter().all(good) {
             return Err(AuthError::BadToken { path: path.to_owned() });
         }
-        Ok(ServiceTokens(tokens.iter().map(|token| digest(token)).collect()))
+        let authorization = tokens.first().and_then(|token| {
+            let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        });
+        Ok(ServiceTokens { digests: tokens.iter().map(|token| digest(token)).collect(), authorization })
+    }
+
+    /// With the first token of the file.
+    pub fn authorization(&self) -> Option<MetadataValue<Ascii>> {
+        self.authorization.clone()
     }
 
     /// Digests are compared, so the time taken says nothing about a token.
     fn contains(&self, token: &str) -> bool {
-        self.0.contains(&digest(token))
+        self.digests.contains(&digest(token))
     }
 
     /// For calls that need one of these tokens and nothing else.

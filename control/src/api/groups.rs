@@ -80,7 +80,7 @@ pub async fn create(
     let problems = fields.into_problems();
     let (Some(gid), true) = (gid, problems.is_empty()) else { return Err(ApiError::problems(problems)) };
     let command = Command::CreateGroup { gid, name, open, creator: caller.uid(), members };
-    match api.sequencer.ask(command, api.patience()).await? {
+    match api.dispatch.ask(command, api.patience()).await? {
         Reply::Group(group) => Ok((StatusCode::CREATED, Json(GroupBody::from(&group))).into_response()),
         other => Err(unexpected(&other)),
     }
@@ -191,9 +191,8 @@ pub async fn add(
         named.push(uid.clone());
     }
     let command = |uid: &Uid| Command::AddMember { gid: gid.clone(), uid: uid.clone(), by: by.clone() };
-    let pending = api.sequencer.submit(named.iter().map(command).collect())?;
-    let answers = tokio::time::timeout(api.patience(), pending).await;
-    let answers = answers.unwrap_or_else(|_elapsed| Err(crate::runtime::late()))?;
+    let pending = api.dispatch.submit(named.iter().map(command).collect())?;
+    let answers = pending.within(api.patience()).await?;
     if answers.iter().all(Result::is_err)
         && let Some(Err(refusal)) = answers.first()
     {
@@ -234,7 +233,7 @@ pub async fn dismiss(
 }
 
 async fn change(api: &Api, command: Command) -> Result<Response, ApiError> {
-    match api.sequencer.ask(command, api.patience()).await? {
+    match api.dispatch.ask(command, api.patience()).await? {
         Reply::Done { seq: Some(seq) } => Ok(Json(json!({ "seq": seq.0 })).into_response()),
         _ => Ok(Json(json!({})).into_response()),
     }

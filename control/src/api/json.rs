@@ -34,7 +34,7 @@ impl<'a> History<'a> {
 }
 
 #[derive(Serialize)]
-struct Message<'a> {
+pub struct Message<'a> {
     stream: &'a str,
     seq: u64,
     id: String,
@@ -62,7 +62,7 @@ struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    fn new(stream: &'a StreamKey, stored: &'a Stored) -> Message<'a> {
+    pub fn new(stream: &'a StreamKey, stored: &'a Stored) -> Message<'a> {
         let body = &*stored.body;
         let (content, content_b64) = match &body.content {
             Content::Text(text) => (Some(&**text), None),

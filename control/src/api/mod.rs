@@ -11,13 +11,15 @@ use tidegate_control_core::ports::{StoreError, StoreReader};
 use tokio::sync::watch;
 
 use crate::config::LimitsConfig;
+use crate::dispatch::Dispatch;
+use crate::endpoints::Endpoints;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
-use crate::runtime::Sequencer;
 use auth::Access;
 use error::ApiError;
 
 pub mod auth;
+mod endpoint;
 pub mod error;
 mod extract;
 mod groups;
@@ -25,16 +27,24 @@ pub mod grpc;
 mod json;
 mod pages;
 pub mod push;
+mod records;
+mod search;
 mod streams;
+
+pub use records::Records;
 
 /// What every handler may use.
 pub struct Api {
-    pub sequencer: Sequencer,
+    pub dispatch: Dispatch,
     pub reader: Arc<dyn StoreReader>,
     pub presence: Arc<Presence>,
+    /// Of a cluster with a ring.
+    pub endpoints: Option<Arc<Endpoints>>,
     pub metrics: Arc<Metrics>,
     pub access: Arc<Access>,
     pub limits: LimitsConfig,
+    /// `None`: none are kept, and nothing can be searched.
+    pub records: Option<Records>,
     /// Becomes true when control stops.
     pub stopping: watch::Receiver<bool>,
 }
@@ -65,10 +75,13 @@ pub fn router(api: Arc<Api>) -> Router {
         .route("/api/v1/push", post(push::rest::push))
         .route("/api/v1/streams/{stream}/messages", get(streams::messages))
         .route("/api/v1/streams/{stream}/read", post(streams::read))
+        .route("/api/v1/records", get(records::list))
+        .route("/api/v1/search", get(search::search))
         .route("/api/v1/groups", post(groups::create).get(groups::list))
         .route("/api/v1/groups/{gid}", delete(groups::dismiss))
         .route("/api/v1/groups/{gid}/members", get(groups::members).post(groups::add))
         .route("/api/v1/groups/{gid}/members/{uid}", delete(groups::remove))
+        .route("/api/v1/endpoint", get(endpoint::endpoint))
         .route("/healthz", get(pages::health))
         .route("/readyz", get(pages::ready))
         .route("/metrics", get(pages::metrics));
@@ -94,8 +107,5 @@ const PLANNED: &[&str] = &[
     "/api/v1/logout",
     "/api/v1/refresh",
     "/api/v1/unread",
-    "/api/v1/search",
     "/api/v1/conversations",
-    "/api/v1/endpoint",
-    "/api/v1/records",
 ];

@@ -28,7 +28,7 @@ pub async fn health() -> &'static str {
 
 /// Pushes can be stored now.
 pub async fn ready(State(api): State<Arc<Api>>) -> Response {
-    if api.sequencer.is_ready() && !*api.stopping.borrow() {
+    if api.dispatch.is_ready() && !*api.stopping.borrow() {
         return "ready\n".into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, "not ready: the store does not commit now, or the process is stopping\n")
@@ -37,7 +37,9 @@ pub async fn ready(State(api): State<Arc<Api>>) -> Response {
 
 pub async fn metrics(State(api): State<Arc<Api>>) -> Result<Response, ApiError> {
     let connections = api.presence.view().connections();
-    let snapshot = Snapshot { queue_depth: api.sequencer.depth(), log_records: api.reader.last_lsn().0, connections };
+    let cluster = api.dispatch.cluster().map(|state| crate::dispatch::figures(state));
+    let (queue_depth, log_records) = (api.dispatch.depth(), api.reader.last_lsn().0);
+    let snapshot = Snapshot { queue_depth, log_records, connections, cluster };
     let text = api.metrics.encode(snapshot).map_err(|_| ApiError::new(ErrorCode::Internal, "metrics"))?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())

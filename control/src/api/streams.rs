@@ -35,7 +35,7 @@ pub async fn messages(
         since_ts: params.number("since_ts")?,
         limit: page_limit(params.number("limit")?.unwrap_or(0)),
     };
-    match api.sequencer.ask(command, api.patience()).await? {
+    match api.dispatch.ask(command, api.patience()).await? {
         Reply::Page { stream, page, head } => Ok(Json(super::json::History::new(&stream, &page, head)).into_response()),
         other => Err(unexpected(&other)),
     }
@@ -61,7 +61,7 @@ pub async fn read(
     };
     fields.finish()?;
     let command = Command::Read { uid, stream, epoch: named.as_deref().and_then(epoch), seq: Seq(seq) };
-    api.sequencer.ask(command, api.patience()).await?;
+    api.dispatch.ask(command, api.patience()).await?;
     Ok(Json(json!({})).into_response())
 }
 

@@ -78,7 +78,7 @@ fn up_open(open: v1::LinkOpen) -> Result<LinkOpen, BadItem> {
     let stream = |asked: v1::LinkOpenStream| {
         let stream = asked.stream.parse().map_err(|_| BadItem::Stream)?;
         let cursor = asked.after.map(|after| (asked.epoch.into(), Seq(after)));
-        Ok(LinkOpenStream { stream, cursor })
+        Ok(LinkOpenStream { stream, cursor, auto: asked.auto })
     };
     Ok(LinkOpen {
         corr: corr(open.corr)?,
@@ -145,6 +145,8 @@ fn up_send(sender: Uid, send: v1::LinkSend) -> Result<Push, Refusal> {
     check_content(&kind, &content, true)?;
     check_metadata(&send.metadata).map_err(|text| bad(&text))?;
     Ok(Push {
+        id: None,
+        ack_durable: false,
         to,
         sender: Some(sender),
         from: Box::default(),
@@ -169,6 +171,10 @@ pub(crate) fn down(origin: Origin, out: LinkOut) -> Option<v1::LinkDownItem> {
         LinkOut::End(_) => return None,
     };
     Some(v1::LinkDownItem { item: Some(item) })
+}
+
+pub(crate) fn answered(corr: u64, answer: Answer) -> v1::LinkDownItem {
+    v1::LinkDownItem { item: Some(link_down_item::Item::Reply(reply(corr, answer))) }
 }
 
 pub(crate) fn refused(corr: u64, refusal: &Refusal) -> v1::LinkDownItem {
@@ -205,6 +211,10 @@ fn down_item(origin: Origin, item: LinkItem) -> link_down_item::Item {
         LinkItem::Position { lsn } => link_down_item::Item::Position(v1::LinkPosition { positions: vec![cursor(lsn)] }),
         LinkItem::Reset { lsn } => link_down_item::Item::Reset(v1::LinkReset { position: Some(cursor(lsn)) }),
         LinkItem::Opened(opened) => link_down_item::Item::Opened(down_opened(&opened)),
+        LinkItem::Also(also) => {
+            let streams = also.streams.iter().map(StreamKey::to_string).collect();
+            link_down_item::Item::Also(v1::LinkAlso { corr: also.corr, streams })
+        }
         LinkItem::OpenEnd { corr } => link_down_item::Item::OpenEnd(v1::LinkOpenEnd { corr }),
         LinkItem::Membership { lsn, uid, stream, epoch, seq, joined, reason } => {
             link_down_item::Item::Membership(v1::LinkMembership {
@@ -256,7 +266,7 @@ fn down_opened(opened: &Opened) -> v1::LinkOpened {
 fn reply(corr: u64, answer: Answer) -> v1::LinkReply {
     let ok = match answer {
         Err(refusal) => return v1::LinkReply { corr, error: Some(error(&refusal)), ok: None },
-        Ok(Reply::Pushed { stream, epoch, seq, id, duplicate }) => link_reply::Ok::Sent(v1::LinkSent {
+        Ok(Reply::Pushed { stream, epoch, seq, id, duplicate, .. }) => link_reply::Ok::Sent(v1::LinkSent {
             stream: stream.to_string(),
             epoch: epoch.to_string(),
             seq: seq.map(|seq| seq.0),
@@ -272,13 +282,19 @@ fn reply(corr: u64, answer: Answer) -> v1::LinkReply {
             head: head.head.0,
             first: head.first.0,
         }),
-        Ok(Reply::Heads(heads)) => {
-            let head = |(stream, result): (StreamKey, Result<_, Refusal>)| link_head(&stream, result);
-            link_reply::Ok::Heads(v1::LinkHeadsResult { streams: heads.into_iter().map(head).collect() })
+        Ok(Reply::Heads(found)) => link_reply::Ok::Heads(heads(found)),
+        // Durable, but a client wants its place: it asks again with the same key.
+        Ok(Reply::Queued { .. }) => {
+            return v1::LinkReply { corr, error: Some(error(&crate::runtime::late())), ok: None };
         }
         Ok(Reply::Group(_) | Reply::Done { .. }) => link_reply::Ok::Done(v1::LinkDone {}),
     };
     v1::LinkReply { corr, error: None, ok: Some(ok) }
+}
+
+pub(crate) fn heads(heads: tidegate_control_core::partition::Heads) -> v1::LinkHeadsResult {
+    let head = |(stream, result): (StreamKey, Result<_, Refusal>)| link_head(&stream, result);
+    v1::LinkHeadsResult { streams: heads.into_iter().map(head).collect() }
 }
 
 fn link_head(stream: &StreamKey, result: Result<tidegate_control_core::ports::Head, Refusal>) -> v1::LinkHead {
@@ -326,6 +342,11 @@ pub fn message(body: &Body, seq: Seq, conversation: Option<&(StreamKey, Seq)>) -
             Priority::Low => v1::Priority::Low,
         } as i32,
     }
+}
+
+/// With its own words, between nodes of one cluster.
+pub(crate) fn full_error(refusal: &Refusal) -> v1::LinkError {
+    v1::LinkError { message: refusal.message.to_string(), ..error(refusal) }
 }
 
 fn error(refusal: &Refusal) -> v1::LinkError {

@@ -2,14 +2,14 @@
 //!
 //! An attachment is one call of Attach: its first item is the hello, then its items become the partition's inputs in order,
 //! and the partition's items for it leave in order, several to a message. A gateway that breaks the protocol ends its
-//! attachment with a status, and nothing else. The newest attachment of a gateway's name wins.
+//! attachment with a status, and nothing else. The newest attachment of a gateway's name to a partition wins.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tidegate_control_core::partition::{GatewayId, Origin};
+use tidegate_control_core::partition::GatewayId;
 use tidegate_proto::v1::gateway_link_server::GatewayLink;
 use tidegate_proto::v1::{LinkDown, LinkUp};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,15 +17,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::api::auth::ServiceTokens;
+use crate::cluster::seats::Seats;
+use crate::dispatch::Dispatch;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
-use crate::runtime::Sequencer;
 
 mod attach;
 pub mod convert;
 
 /// Attachments at a time; more are refused.
-pub const ATTACHMENTS_MAX: usize = 1_024;
+pub const ATTACHMENTS_MAX: usize = 65_536;
 /// Messages down that may be ahead of the connection's own flow control.
 const DOWN_MESSAGES_MAX: usize = 4;
 /// How long the routes of a gateway that went away are kept for its return.
@@ -33,8 +34,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(120);
 
 /// What all attachments share.
 pub struct Links {
-    pub(crate) sequencer: Sequencer,
-    pub(crate) origin: Origin,
+    pub(crate) seats: Arc<Seats>,
+    pub(crate) dispatch: Dispatch,
     pub(crate) presence: Arc<Presence>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) stopping: watch::Receiver<bool>,
@@ -49,15 +50,15 @@ struct Present {
 }
 
 impl Links {
-    pub fn new(
-        sequencer: Sequencer,
-        origin: Origin,
+    pub(crate) fn new(
+        seats: Arc<Seats>,
+        dispatch: Dispatch,
         presence: Arc<Presence>,
         metrics: Arc<Metrics>,
         stopping: watch::Receiver<bool>,
     ) -> Links {
         let (next, present) = (AtomicU64::new(1), Mutex::default());
-        Links { sequencer, origin, presence, metrics, stopping, next, present }
+        Links { seats, dispatch, presence, metrics, stopping, next, present }
     }
 
     fn next_gateway(&self) -> GatewayId {

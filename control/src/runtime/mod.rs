@@ -12,19 +12,22 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
-use tidegate_control_core::domain::{ErrorCode, Refusal};
-use tidegate_control_core::partition::{Command, GatewayId, Input, LinkItem, Reply};
+use tidegate_control_core::domain::{ErrorCode, Lsn, Refusal};
+use tidegate_control_core::partition::{Command, GatewayId, Input, LinkItem, Push, Reply};
+use tidegate_control_core::ports::Consumed;
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot};
 
+mod gather;
 mod thread;
 mod waiters;
 
-pub use thread::{OnFatal, Partitioned, Running, Started, spawn};
+pub(crate) use gather::Gather;
+pub use thread::{ErrandSender, Hooks, OnFatal, Partitioned, Running, Started, spawn};
 
 /// Slots of everything that waits for the partition's thread or is in its hands.
 pub const SLOTS_MAX: usize = 65_536;
@@ -59,14 +62,40 @@ pub struct Sequencer {
 struct State {
     paused: AtomicBool,
     ended: AtomicBool,
+    /// The thread is to end where it stands, even if its store is away.
+    abandoned: AtomicBool,
+    settled: AtomicU64,
 }
 
 /// One element of the queue.
 pub(crate) enum Work {
-    Commands { commands: Vec<Command>, answers: oneshot::Sender<Vec<Answer>>, slots: usize },
-    Link { gateway: GatewayId, items: Vec<LinkWork>, slots: usize },
-    Attach { gateway: GatewayId, credit_bytes: u64, outbox: Outbox },
-    Detach { gateway: GatewayId },
+    Commands {
+        commands: Vec<Command>,
+        answers: oneshot::Sender<Vec<Answer>>,
+        slots: usize,
+    },
+    /// Read from the upstream topic, up to this place.
+    Appended {
+        pushes: Vec<(Box<Push>, Consumed)>,
+        upto: Consumed,
+        answers: oneshot::Sender<Vec<Answer>>,
+        slots: usize,
+    },
+    /// What the log owes up to here has arrived where it belongs.
+    Routed(Lsn),
+    Link {
+        gateway: GatewayId,
+        items: Vec<LinkWork>,
+        slots: usize,
+    },
+    Attach {
+        gateway: GatewayId,
+        credit_bytes: u64,
+        outbox: Outbox,
+    },
+    Detach {
+        gateway: GatewayId,
+    },
     Stop,
 }
 
@@ -113,7 +142,11 @@ pub(crate) struct Attachment {
 
 /// Answers that will come, in the order of the commands.
 #[derive(Debug)]
-pub struct Pending(oneshot::Receiver<Vec<Answer>>);
+pub struct Pending {
+    answers: oneshot::Receiver<Vec<Answer>>,
+    /// They come from several places; what has not come can be said early.
+    gathered: Option<Arc<Gather>>,
+}
 
 impl Sequencer {
     pub(crate) fn new(queue: Sender<Work>) -> Sequencer {
@@ -153,10 +186,7 @@ impl Sequencer {
     /// One command, one answer; `UNAVAILABLE` after `patience`, and then the outcome is unknown.
     pub async fn ask(&self, command: Command, patience: Duration) -> Answer {
         let pending = self.submit(vec![command])?;
-        match tokio::time::timeout(patience, pending).await {
-            Ok(answers) => answers?.pop().unwrap_or_else(|| Err(stopped())),
-            Err(_elapsed) => Err(late()),
-        }
+        pending.within(patience).await?.pop().unwrap_or_else(|| Err(stopped()))
     }
 
     /// Inputs that wait for the thread or are in its hands, in slots.
@@ -184,11 +214,34 @@ impl Sequencer {
         if commands.is_empty() {
             // Nothing to ask is answered at once.
             let _ = answers.send(Vec::new());
-            return Ok(Pending(pending));
+            return Ok(Pending::alone(pending));
         }
         // Never blocks: the queue has a place for every slot.
         self.queue.send(Work::Commands { commands, answers, slots }).map_err(|_| stopped())?;
-        Ok(Pending(pending))
+        Ok(Pending::alone(pending))
+    }
+
+    /// Hands over what was read from the upstream topic up to `upto`, each with the place that comes next; waits for room.
+    /// There may be no push in it.
+    pub(crate) async fn append(&self, pushes: Vec<(Box<Push>, Consumed)>, upto: Consumed) -> Result<Pending, Refusal> {
+        let slots: usize = pushes.iter().map(|(push, _)| slots_of_content(push.content.len())).sum();
+        let slots = slots.clamp(1, SUBMISSION_SLOTS_MAX);
+        self.slots.acquire_many(slots as u32).await.map_err(|_| stopped())?.forget();
+        let (answers, pending) = oneshot::channel();
+        self.queue.send(Work::Appended { pushes, upto, answers, slots }).map_err(|_| stopped())?;
+        Ok(Pending::alone(pending))
+    }
+
+    /// Everything that the log up to here owes to other partitions has been handed to who carries it.
+    pub(crate) fn settled(&self) -> Lsn {
+        Lsn(self.state.settled.load(Ordering::Acquire))
+    }
+
+    /// Takes no slot: at most one is under way.
+    pub(crate) async fn routed(&self, upto: Lsn) -> bool {
+        let Ok(permit) = self.slots.acquire().await else { return false };
+        permit.forget();
+        self.queue.send(Work::Routed(upto)).is_ok()
     }
 }
 
@@ -238,12 +291,38 @@ impl Inbox {
     }
 }
 
+impl Pending {
+    fn alone(answers: oneshot::Receiver<Vec<Answer>>) -> Pending {
+        Pending { answers, gathered: None }
+    }
+
+    pub(crate) fn gathered(answers: oneshot::Receiver<Vec<Answer>>, gather: Arc<Gather>) -> Pending {
+        Pending { answers, gathered: Some(gather) }
+    }
+
+    /// Waits at most so long. What is not answered by then is queued where that is known, and otherwise `UNAVAILABLE` with its
+    /// outcome unknown.
+    pub async fn within(self, patience: Duration) -> Result<Vec<Answer>, Refusal> {
+        let Pending { answers, gathered } = self;
+        match (tokio::time::timeout(patience, answers).await, gathered) {
+            (Ok(answers), _) => answers.map_err(|_| stopped()),
+            (Err(_elapsed), Some(gather)) => Ok(gather.early()),
+            (Err(_elapsed), None) => Err(late()),
+        }
+    }
+
+    /// As [`Pending::within`] where answers come from several places, which may be away; otherwise however long it takes.
+    pub async fn for_stream(self, patience: Duration) -> Result<Vec<Answer>, Refusal> {
+        if self.gathered.is_some() { self.within(patience).await } else { self.await }
+    }
+}
+
 impl Future for Pending {
     /// `UNAVAILABLE`: the thread ended before it answered.
     type Output = Result<Vec<Answer>, Refusal>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(ready!(Pin::new(&mut self.0).poll(cx)).map_err(|_| stopped()))
+        Poll::Ready(ready!(Pin::new(&mut self.answers).poll(cx)).map_err(|_| stopped()))
     }
 }
 
@@ -291,7 +370,7 @@ pub fn slots_of_content(bytes: usize) -> usize {
     1 + bytes / SLOT_CONTENT_BYTES
 }
 
-fn slots_of_submission(commands: &[Command]) -> Result<usize, Refusal> {
+pub(crate) fn slots_of_submission(commands: &[Command]) -> Result<usize, Refusal> {
     let slots: usize = commands.iter().map(slots).sum();
     if slots > SUBMISSION_SLOTS_MAX {
         return Err(Refusal::new(ErrorCode::TooLarge, "targets times content are more than one request may bring"));
@@ -299,13 +378,13 @@ fn slots_of_submission(commands: &[Command]) -> Result<usize, Refusal> {
     Ok(slots)
 }
 
-fn overloaded() -> Refusal {
+pub(crate) fn overloaded() -> Refusal {
     let mut refusal = Refusal::new(ErrorCode::Overloaded, "more is waiting than can be stored soon");
     refusal.retry_after_ms = Some(OVERLOADED_RETRY_AFTER_MS);
     refusal
 }
 
-fn stopped() -> Refusal {
+pub(crate) fn stopped() -> Refusal {
     Refusal::new(ErrorCode::Unavailable, "the server is stopping")
 }
 

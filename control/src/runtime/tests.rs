@@ -2,7 +2,7 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc;
 
-use tidegate_control_core::domain::{Content, LeaveReason, Lsn, Priority, Timestamp};
+use tidegate_control_core::domain::{Content, LeaveReason, Lsn, PartitionId, Priority, Timestamp};
 use tidegate_control_core::partition::{Output, PartitionStats, Push};
 use tidegate_control_core::ports::StoreError;
 
@@ -58,17 +58,24 @@ impl Partitioned for Scripted {
     fn stats(&self) -> PartitionStats {
         PartitionStats::default()
     }
+
+    fn last_lsn(&self) -> Lsn {
+        Lsn(0)
+    }
 }
 
 fn start(script: &Arc<Script>) -> (Started, mpsc::Receiver<String>) {
     let (fatal, told) = mpsc::channel();
     let on_fatal = Box::new(move |error: &StoreError| fatal.send(error.to_string()).expect("the test listens"));
-    let started = spawn(Scripted(Arc::clone(script)), Arc::new(Metrics::new()), on_fatal).expect("a thread");
+    let hooks = Hooks { partition: PartitionId(0), metrics: Arc::new(Metrics::new()), on_fatal, errands: None };
+    let started = spawn(Scripted(Arc::clone(script)), hooks).expect("a thread");
     (started, told)
 }
 
 fn command(content_bytes: usize) -> Command {
     Command::Push(Box::new(Push {
+        id: None,
+        ack_durable: false,
         to: "u:a".parse().expect("stream"),
         sender: None,
         from: Box::default(),

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use tidegate_control_core::domain::Timestamp;
-use tidegate_control_core::partition::{GatewayId, Input, Output, Partition, PartitionStats};
+use tidegate_control_core::domain::{Lsn, PartitionId, Timestamp};
+use tidegate_control_core::partition::{Errand, GatewayId, Input, Output, Partition, PartitionStats};
 use tidegate_control_core::ports::{MessageStore, StoreError};
 
 use super::waiters::Waiters;
@@ -35,6 +35,9 @@ pub trait Partitioned: Send + 'static {
     fn wants_turn(&self) -> bool;
 
     fn stats(&self) -> PartitionStats;
+
+    /// The newest committed record.
+    fn last_lsn(&self) -> Lsn;
 }
 
 impl<S: MessageStore> Partitioned for Partition<S> {
@@ -48,6 +51,10 @@ impl<S: MessageStore> Partitioned for Partition<S> {
 
     fn stats(&self) -> PartitionStats {
         Partition::stats(self)
+    }
+
+    fn last_lsn(&self) -> Lsn {
+        self.store().last_lsn()
     }
 }
 
@@ -67,8 +74,25 @@ pub struct Running {
 /// process ends and recovers from the log.
 pub type OnFatal = Box<dyn FnOnce(&StoreError) + Send>;
 
+/// What a partition's thread tells others.
+pub struct Hooks {
+    pub partition: PartitionId,
+    pub metrics: Arc<Metrics>,
+    pub on_fatal: OnFatal,
+    /// What its records owe to other partitions. Never waited for: what finds no room is in the log.
+    pub errands: Option<ErrandSender>,
+}
+
+/// The way of errands to who carries them.
+#[derive(Clone)]
+pub struct ErrandSender {
+    pub queue: tokio::sync::mpsc::Sender<(Lsn, Errand)>,
+    /// Some found no room: they are to be read from the log.
+    pub overflowed: Arc<AtomicBool>,
+}
+
 /// Gives the partition its thread.
-pub fn spawn(partition: impl Partitioned, metrics: Arc<Metrics>, on_fatal: OnFatal) -> io::Result<Started> {
+pub fn spawn(partition: impl Partitioned, hooks: Hooks) -> io::Result<Started> {
     // One place more than slots, for Stop.
     let (queue, waiting) = bounded(SLOTS_MAX + 1);
     let sequencer = Sequencer::new(queue);
@@ -76,7 +100,9 @@ pub fn spawn(partition: impl Partitioned, metrics: Arc<Metrics>, on_fatal: OnFat
         partition,
         waiting,
         sequencer: sequencer.clone(),
-        metrics,
+        id: hooks.partition,
+        metrics: hooks.metrics,
+        errands: hooks.errands,
         waiters: Waiters::default(),
         outboxes: HashMap::new(),
         inputs: Vec::new(),
@@ -84,11 +110,11 @@ pub fn spawn(partition: impl Partitioned, metrics: Arc<Metrics>, on_fatal: OnFat
         next_tick: Instant::now(),
         stopping: false,
     };
-    let thread = std::thread::Builder::new().name("partition-0".to_owned()).spawn(move || {
+    let thread = std::thread::Builder::new().name(format!("partition-{}", hooks.partition.0)).spawn(move || {
         if let Err(error) = body.run() {
             tracing::error!(%error, "the store failed; nothing more is answered");
             body.sequencer.state.ended.store(true, Ordering::Relaxed);
-            on_fatal(&error);
+            (hooks.on_fatal)(&error);
         }
         body.sequencer.state.ended.store(true, Ordering::Relaxed);
         body.sequencer.slots.close();
@@ -97,6 +123,12 @@ pub fn spawn(partition: impl Partitioned, metrics: Arc<Metrics>, on_fatal: OnFat
 }
 
 impl Running {
+    /// Ends the thread where it stands: what waits is not answered. For an owner that may have a successor already.
+    pub fn abandon(self) {
+        self.sequencer.state.abandoned.store(true, Ordering::Relaxed);
+        self.sequencer.state.ended.store(true, Ordering::Relaxed);
+    }
+
     /// Finishes what is queued and ends the thread. Blocks.
     pub fn stop(mut self) {
         self.tell();
@@ -125,7 +157,9 @@ struct Loop<P> {
     waiting: Receiver<Work>,
     /// For its counters only: the loop never waits for itself.
     sequencer: Sequencer,
+    id: PartitionId,
     metrics: Arc<Metrics>,
+    errands: Option<ErrandSender>,
     waiters: Waiters,
     outboxes: HashMap<GatewayId, Line>,
     inputs: Vec<Input>,
@@ -147,6 +181,9 @@ impl<P: Partitioned> Loop<P> {
         let mut last_turns = 0;
         // What a store that was away has kept is answered in later turns.
         while !self.stopping || !self.waiting.is_empty() || !self.waiters.is_empty() {
+            if self.sequencer.state.abandoned.load(Ordering::Relaxed) {
+                break;
+            }
             self.gather();
             let size = self.inputs.len();
             let began = Instant::now();
@@ -156,6 +193,7 @@ impl<P: Partitioned> Loop<P> {
                 self.metrics.commit_seconds.observe(began.elapsed().as_secs_f64());
             }
             self.dispatch(&mut out);
+            self.sequencer.state.settled.store(self.partition.last_lsn().0, Ordering::Release);
             self.sequencer.slots.add_permits(std::mem::take(&mut self.slots));
             last_turns += usize::from(self.stopping && self.waiting.is_empty());
             if last_turns > LAST_TURNS_MAX {
@@ -163,7 +201,7 @@ impl<P: Partitioned> Loop<P> {
                 break;
             }
         }
-        self.metrics.partition(&self.partition.stats());
+        self.metrics.partition(self.id, &self.partition.stats());
         Ok(())
     }
 
@@ -187,7 +225,7 @@ impl<P: Partitioned> Loop<P> {
         if now >= self.next_tick {
             self.inputs.push(Input::Tick);
             self.next_tick = now + TICK;
-            self.metrics.partition(&self.partition.stats());
+            self.metrics.partition(self.id, &self.partition.stats());
         }
     }
 
@@ -198,6 +236,21 @@ impl<P: Partitioned> Loop<P> {
                 let tokens = self.waiters.submission(commands.len(), answers);
                 let inputs = commands.into_iter().zip(tokens);
                 self.inputs.extend(inputs.map(|(command, token)| Input::Command { token, command }));
+            }
+            Work::Appended { pushes, upto, answers, slots } => {
+                self.slots += slots;
+                if pushes.is_empty() {
+                    let _ = answers.send(Vec::new());
+                } else {
+                    let tokens = self.waiters.submission(pushes.len(), answers);
+                    let inputs = pushes.into_iter().zip(tokens);
+                    self.inputs.extend(inputs.map(|((push, upto), token)| Input::Appended { token, push, upto }));
+                }
+                self.inputs.push(Input::Consumed(upto));
+            }
+            Work::Routed(lsn) => {
+                self.slots += 1;
+                self.inputs.push(Input::Routed(lsn));
             }
             Work::Link { gateway, items, slots } => {
                 self.slots += slots;
@@ -238,8 +291,11 @@ impl<P: Partitioned> Loop<P> {
                 Err(error) => return Err(error),
             };
             self.sequencer.state.paused.store(true, Ordering::Relaxed);
-            tracing::warn!(%error, "the partition is paused");
+            tracing::warn!(%error, partition = self.id.0, "the partition is paused");
             self.dispatch(out);
+            if self.sequencer.state.abandoned.load(Ordering::Relaxed) {
+                return Err(error);
+            }
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MAX);
         }
@@ -255,6 +311,14 @@ impl<P: Partitioned> Loop<P> {
                 },
                 Output::Link { gateway, item } => (gateway, LinkOut::Item(item)),
                 Output::Detach { gateway, why } => (gateway, LinkOut::End(why)),
+                Output::Errand { lsn, errand } => {
+                    if let Some(errands) = &self.errands
+                        && errands.queue.try_send((lsn, errand)).is_err()
+                    {
+                        errands.overflowed.store(true, Ordering::Release);
+                    }
+                    continue;
+                }
             };
             // What is meant for a link that broke meanwhile goes nowhere.
             let Some(line) = self.outboxes.get_mut(&gateway) else { continue };

@@ -55,7 +55,7 @@ impl Gateway {
 
     async fn attach(channel: Channel, incarnation: u64) -> Gateway {
         let mut gateway = Gateway::dial(channel, |_| {}).await.expect("attached");
-        let hello = LinkHello { gateway: "gw-1".into(), incarnation, credit_bytes: 1 << 20 };
+        let hello = LinkHello { gateway: "gw-1".into(), incarnation, credit_bytes: 1 << 20, partition: 0 };
         gateway.send([link_up_item::Item::Hello(hello)]).await;
         match gateway.next().await.expect("an item") {
             link_down_item::Item::Attached(attached) => assert_eq!(attached.partitions, 1),
@@ -107,6 +107,7 @@ impl Gateway {
             stream: (*stream).to_owned(),
             after: cursor.map(|(after, _)| after),
             epoch: cursor.map(|(_, epoch)| epoch.to_owned()).unwrap_or_default(),
+            auto: false,
         };
         let open = LinkOpen {
             corr: 7,
@@ -341,5 +342,18 @@ async fn a_configured_link_token_is_asked_for() {
     Gateway::attach(pipe(&node).await, 1).await;
     let push = node.post("/api/v1/push", &json!({"to": ["u:a"], "message": {}})).await;
     assert_eq!(push.body["results"][0]["status"], "accepted");
+    node.control.stop().await;
+}
+
+#[tokio::test]
+async fn in_development_a_users_place_is_the_attached_gateway() {
+    let node = Node::start().await;
+    node.control.set_client_port(4_321);
+    let _gateway = Gateway::attach(tcp(&node).await, 1).await;
+    let place = node.get("/api/v1/endpoint?uid=alice").await;
+    let expected = json!({
+        "uid": "alice", "gateway": "gw-1", "endpoint": "ws://127.0.0.1:4321/api/v1/ws", "ring_version": 0,
+    });
+    assert_eq!(place.body, expected, "{}", place.text);
     node.control.stop().await;
 }

@@ -60,6 +60,17 @@ async fn unknown_paths_and_methods_are_errors_of_ours() {
 }
 
 #[tokio::test]
+async fn in_development_every_users_place_is_the_gateway_beside_us() {
+    let node = Node::start().await;
+    node.control.set_client_port(4_321);
+    let nobody = node.get("/api/v1/endpoint").await;
+    assert_eq!((nobody.status, nobody.code()), (StatusCode::BAD_REQUEST, "BAD_REQUEST"));
+    let alone = node.get("/api/v1/endpoint?uid=alice").await;
+    assert_eq!((alone.status, alone.code()), (StatusCode::NOT_FOUND, "NOT_FOUND"), "no gateway is attached");
+    node.control.stop().await;
+}
+
+#[tokio::test]
 async fn grpc_health_and_reflection_are_on() {
     let node = Node::start().await;
     let channel = tonic::transport::Endpoint::new(node.grpc()).expect("address").connect().await.expect("connected");

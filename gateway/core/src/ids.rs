@@ -6,6 +6,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 /// Longest uid or gid, in bytes; both match `[A-Za-z0-9_.@-]{1,64}`.
 pub const NAME_BYTES_MAX: usize = 64;
 
@@ -82,6 +84,12 @@ impl Uid {
     /// The user's inbox.
     pub fn inbox(&self) -> StreamKey {
         StreamKey(format!("u:{}", self.0).into())
+    }
+
+    /// Where what the two say to each other is kept.
+    pub fn conversation_with(&self, other: &str) -> StreamKey {
+        let (a, b) = if self.as_str() <= other { (self.as_str(), other) } else { (other, self.as_str()) };
+        StreamKey(format!("c:{a}:{b}").into())
     }
 }
 
@@ -178,6 +186,70 @@ fn check_name(name: &str) -> Result<(), BadName> {
     Ok(())
 }
 
+/// Most partitions of a cluster.
+pub const PARTITIONS_MAX: u32 = 1_024;
+
+/// One of the logs that streams are spread over. Each has one owner at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId(pub u32);
+
+/// How many partitions there are, 1 to [`PARTITIONS_MAX`]. It never changes in the life of a cluster, since a stream's
+/// partition follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Partitions(u32);
+
+impl Partitions {
+    pub const ONE: Partitions = Partitions(1);
+
+    pub fn new(count: u32) -> Option<Partitions> {
+        (1..=PARTITIONS_MAX).contains(&count).then_some(Partitions(count))
+    }
+
+    pub fn count(self) -> u32 {
+        self.0
+    }
+
+    pub fn all(self) -> impl Iterator<Item = PartitionId> {
+        (0..self.0).map(PartitionId)
+    }
+
+    /// Where the stream of this key is. Control works it out in the same way, so it may never change: as Kafka's clients
+    /// choose a partition by key (MurmurHash2, Appleby, with Kafka's seed and without the sign), modulo the count.
+    pub fn of(self, key: &str) -> PartitionId {
+        if self.0 == 1 {
+            return PartitionId(0);
+        }
+        PartitionId((murmur2(key.as_bytes()) & 0x7fff_ffff) % self.0)
+    }
+
+    /// Where the user's inbox is.
+    pub fn of_inbox(self, uid: &str) -> PartitionId {
+        let mut key: SmallVec<[u8; 72]> = SmallVec::from_slice(b"u:");
+        key.extend_from_slice(uid.as_bytes());
+        if self.0 == 1 { PartitionId(0) } else { PartitionId((murmur2(&key) & 0x7fff_ffff) % self.0) }
+    }
+}
+
+fn murmur2(key: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ key.len() as u32;
+    let mut words = key.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        for (at, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * at);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
 /// A shard of this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
@@ -218,5 +290,41 @@ impl Sub for Now {
     /// Saturates at zero.
     fn sub(self, earlier: Now) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Control has the same definition. Another value would look for streams where they are not.
+    #[test]
+    fn the_partition_of_a_stream_never_changes() {
+        let of = |key: &str, count| Partitions::new(count).expect("a valid count").of(key).0;
+        let all: Vec<_> = ["u:alice", "g:_all", "g:42", "c:alice:bob", ""]
+            .map(|key| (key, of(key, 20), of(key, 7), of(key, 1_024), of(key, 1)))
+            .into();
+        let pinned = [
+            ("u:alice", 19, 0, 915, 0),
+            ("g:_all", 7, 1, 395, 0),
+            ("g:42", 9, 3, 453, 0),
+            ("c:alice:bob", 9, 1, 65, 0),
+            ("", 1, 2, 217, 0),
+        ];
+        assert_eq!(all, pinned);
+        assert_eq!(Partitions(1_024).of_inbox("alice").0, of("u:alice", 1_024));
+    }
+
+    #[test]
+    fn a_conversation_is_the_same_from_either_end() {
+        let uid = |text: &str| text.parse::<Uid>().expect("a uid");
+        assert_eq!(uid("bob").conversation_with("alice").as_str(), "c:alice:bob");
+        assert_eq!(uid("alice").conversation_with("bob").as_str(), "c:alice:bob");
+        assert_eq!(uid("al").conversation_with("al").as_str(), "c:al:al");
+    }
+
+    #[test]
+    fn a_cluster_has_one_to_1024_partitions() {
+        assert_eq!([0, 1, 1_024, 1_025].map(|count| Partitions::new(count).is_some()), [false, true, true, false]);
     }
 }

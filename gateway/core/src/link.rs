@@ -1,17 +1,18 @@
 //! What the hub says to control and hears from it; `link.proto` carries it, and the gateway process converts.
+//!
+//! There is one attachment per partition, to whoever owns it. Every value belongs to one of them, and is handed over together
+//! with its partition.
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::client::errors::ErrorCode;
 use crate::ids::{Epoch, Seq, SeqRange, StreamKey, Uid};
+pub use crate::ids::{PartitionId, Partitions};
 use crate::messages::PlatformId;
 
 /// Correlates a question with its answers on one attachment of the link; never 0.
 pub type Corr = u64;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PartitionId(pub u32);
 
 /// A place in a partition's log, under one owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,10 +55,10 @@ pub enum ToLink {
     Forget {
         stream: StreamKey,
     },
-    /// After [`FromLink::Up`]: the whole interest, once, then where the node stands.
+    /// After [`FromLink::Up`]: the whole interest in this partition, once, then where the node stands in it.
     Announce {
         streams: Vec<StreamKey>,
-        positions: Vec<Position>,
+        position: Option<Position>,
     },
     Online {
         uid: Uid,
@@ -79,6 +80,8 @@ pub enum ToLink {
 pub struct OpenStream {
     pub stream: StreamKey,
     pub cursor: Option<(Epoch, Seq)>,
+    /// Nobody named it: an error is not told, and it is listed only if there is news.
+    pub auto: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -96,7 +99,6 @@ pub enum FromLink {
     /// Whose log the attachment that begins speaks of; comes before [`FromLink::Up`]. Another number than before: what was
     /// known of the partition is of a history that was lost.
     History {
-        partition: PartitionId,
         history: u64,
     },
     /// A new attachment begins; answers to questions of an older one will not come.
@@ -111,6 +113,11 @@ pub enum FromLink {
     Opened(Opened),
     OpenEnd {
         corr: Corr,
+    },
+    /// What an `auto_join` covers in other partitions; before its [`FromLink::OpenEnd`].
+    Also {
+        corr: Corr,
+        streams: Vec<StreamKey>,
     },
     Reply {
         corr: Corr,

@@ -12,11 +12,13 @@
 //! `RemoveMember` of a connection that is dead or no member changes nothing and answers nothing.
 //! A `StreamIdx` is reused only after its count has come back to 0 on every shard.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::client::ops::{AckMode, Op};
-use crate::ids::{ConnId, ConnRef, Cursor, Seq, SeqRange, ShardId, StreamIdx, StreamKey, Uid};
+use crate::ids::{ConnId, ConnRef, Cursor, PartitionId, Partitions, Seq, SeqRange, ShardId, StreamIdx, StreamKey, Uid};
 use crate::ws::close::CloseCode;
 
 /// Most sends of one slice of a fan-out. The hub asks for `report_done` when a shard has more members than this.
@@ -131,6 +133,10 @@ pub enum ToHub {
     /// A connection with [`AckMode::Sent`] has everything up to `upto` of its inbox (the stream whose `AddMember` said
     /// `inbox`) in its socket. At most once a second per connection, only when `upto` moved.
     Sent { who: Box<Requester>, stream: StreamIdx, upto: Seq },
+    /// A connection that [`ToShard::TellPresent`] asks for.
+    Present { conn: ConnRef, who: Box<Requester>, connection_id: Box<str> },
+    /// Answers each [`ToShard::TellPresent`] once, behind its [`ToHub::Present`]s; `next`: where the shard goes on if it is asked.
+    PresentTold { shard: ShardId, next: Option<u32> },
 }
 
 /// Whose request it is. The hub keeps no table of connections, so the shard says it each time.
@@ -192,6 +198,12 @@ pub enum ToShard {
         from: Seq,
         flushed: Seq,
         new_epoch: bool,
+    },
+    /// Say who is here and has the inbox in one of these partitions, a slice of all connections from the place `from` on.
+    TellPresent {
+        of: Partitions,
+        partitions: Arc<[PartitionId]>,
+        from: u32,
     },
     RemoveMember {
         conn: ConnId,

@@ -24,7 +24,7 @@ fn place(owner_epoch: u64, lsn: u64) -> Position {
 fn attached() -> Bench {
     let mut bench = Bench::new(HubConfig::default());
     bench.link(FromLink::Down);
-    bench.link(FromLink::History { partition: PARTITION, history: 11 });
+    bench.link(FromLink::History { history: 11 });
     bench.link(FromLink::Up);
     bench.link(FromLink::Position(place(7, 40)));
     bench.connect(1, hello("alice", plain()), &[("u:alice", 0, false), ("g:a", 0, true), ("g:_all", 0, true)]);
@@ -35,11 +35,11 @@ fn attached() -> Bench {
 
 fn announced(bench: &mut Bench, history: u64) -> Vec<Position> {
     bench.link(FromLink::Down);
-    bench.link(FromLink::History { partition: PARTITION, history });
+    bench.link(FromLink::History { history });
     bench.link(FromLink::Up);
     let link = std::mem::take(&mut bench.link);
     let announce = link.into_iter().find_map(|item| match item {
-        ToLink::Announce { positions, .. } => Some(positions),
+        ToLink::Announce { position, .. } => Some(Vec::from_iter(position)),
         _ => None,
     });
     announce.expect("announced")

@@ -20,6 +20,7 @@ struct Trouble {
     link: bool,
     epochs: bool,
     members: bool,
+    partitions: u32,
 }
 
 struct Run {
@@ -32,7 +33,7 @@ const USERS: [&str; 4] = ["alice", "bob", "carol", "dan"];
 
 impl Run {
     fn new(seed: u64, trouble: Trouble) -> Run {
-        let mut world = World::new(seed, 2, hub_world::config());
+        let mut world = World::with_partitions(seed, 2, hub_world::config(), trouble.partitions);
         world.can_reset = trouble.link;
         let mut streams = Vec::new();
         for user in USERS {
@@ -146,10 +147,13 @@ impl Run {
         let at = world.below(self.streams.len() as u64) as usize;
         let stream = self.streams[at].clone();
         match world.below(8) {
-            0..=2 if self.trouble.link => match world.control.attached {
-                true => world.control.break_link(),
-                false => world.control.attach(),
-            },
+            0..=2 if self.trouble.link => {
+                let partition = world.some_partition();
+                match world.control.partitions[partition].attached {
+                    true => world.control.break_link(partition),
+                    false => world.control.attach(partition),
+                }
+            }
             3 if self.trouble.epochs && world.below(3) == 0 => {
                 world.control.new_epoch(&stream);
                 // The hub hears of it by what is published next.
@@ -166,7 +170,7 @@ impl Run {
                 world.control.set_member(&user, &closed, !member);
             }
             7 if self.trouble.link => {
-                let partition = world.below(3) as u32;
+                let partition = world.some_partition();
                 world.control.new_owner(partition);
             }
             _ => {}
@@ -174,9 +178,7 @@ impl Run {
     }
 
     fn finish(mut self) -> World {
-        if !self.world.control.attached {
-            self.world.control.attach();
-        }
+        self.world.control.attach_all();
         self.world.settle();
         for stream in &self.streams {
             self.world.control.publish(stream, 0, &[], "the end");
@@ -196,25 +198,25 @@ fn run(seed: u64, steps: u32, trouble: Trouble) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     /// Without trouble no frame ever covers what a connection already has.
     #[test]
-    fn seams_are_exact_while_all_is_well(seed in any::<u64>(), steps in 50..800_u32) {
-        let trouble = Trouble { pulls: false, slow: false, link: false, epochs: false, members: false };
+    fn seams_are_exact_while_all_is_well(seed in any::<u64>(), steps in 50..800_u32, partitions in prop::sample::select(vec![1, 3])) {
+        let trouble = Trouble { pulls: false, slow: false, link: false, epochs: false, members: false, partitions };
         let mut world = run(seed, steps, trouble);
         world.check_forgets();
     }
 
     #[test]
-    fn slow_readers_and_memberships_lose_nothing(seed in any::<u64>(), steps in 50..1_200_u32) {
-        let trouble = Trouble { pulls: true, slow: true, link: false, epochs: false, members: true };
+    fn slow_readers_and_memberships_lose_nothing(seed in any::<u64>(), steps in 50..1_200_u32, partitions in prop::sample::select(vec![1, 3])) {
+        let trouble = Trouble { pulls: true, slow: true, link: false, epochs: false, members: true, partitions };
         run(seed, steps, trouble).check_forgets();
     }
 
     #[test]
-    fn broken_links_and_new_epochs_lose_nothing(seed in any::<u64>(), steps in 50..1_500_u32) {
-        let trouble = Trouble { pulls: true, slow: true, link: true, epochs: true, members: true };
+    fn broken_links_and_new_epochs_lose_nothing(seed in any::<u64>(), steps in 50..1_500_u32, partitions in prop::sample::select(vec![1, 3])) {
+        let trouble = Trouble { pulls: true, slow: true, link: true, epochs: true, members: true, partitions };
         run(seed, steps, trouble).check_forgets();
     }
 }

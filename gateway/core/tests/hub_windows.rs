@@ -163,7 +163,7 @@ fn a_slow_fanout_bounds_the_window_and_the_rest_is_pulled_later() {
         world.control.publish(&group, 0, &[], &"large ".repeat(1_000));
         while world.link_step() {}
     }
-    let asked = world.control.up.iter().filter(|item| matches!(item, ToLink::Request { .. }));
+    let asked = world.control.partitions[0].up.iter().filter(|item| matches!(item, ToLink::Request { .. }));
     assert_eq!(asked.count(), 0, "nothing is asked for while there is no room");
     world.settle();
     world.check();

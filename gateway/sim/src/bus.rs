@@ -33,6 +33,7 @@ pub fn up(gateway: GatewayId, origin: Origin, value: ToLink) -> Up {
             let stream = |open: link::OpenStream| LinkOpenStream {
                 stream: stream_up(&open.stream),
                 cursor: open.cursor.map(|(epoch, seq)| (epoch.as_str().into(), control::Seq(seq.0))),
+                auto: open.auto,
             };
             let streams = streams.into_iter().map(stream).collect();
             Input::Open { gateway, open: LinkOpen { corr, uid: uid_up(&uid), device, streams, auto_join } }
@@ -42,9 +43,9 @@ pub fn up(gateway: GatewayId, origin: Origin, value: ToLink) -> Up {
             return Up::Request { corr, command };
         }
         ToLink::Forget { stream } => Input::Interest { gateway, add: Vec::new(), remove: vec![stream_up(&stream)] },
-        ToLink::Announce { streams, positions } => {
+        ToLink::Announce { streams, position } => {
             let add = streams.iter().map(stream_up).collect();
-            let ours = positions.iter().find(|position| position.partition.0 == origin.partition.0);
+            let ours = position.filter(|position| position.partition.0 == origin.partition.0);
             let cursor = ours.map(|place| (control::OwnerEpoch(place.owner_epoch), control::Lsn(place.lsn)));
             let interest = Input::Interest { gateway, add, remove: Vec::new() };
             return Up::Inputs(vec![interest, Input::InterestEnd { gateway, cursor }]);
@@ -82,6 +83,8 @@ fn command(uid: Option<control::Uid>, device: Box<str>, op: LinkOp) -> Command {
 
 fn push(sender: control::Uid, send: Send) -> Push {
     Push {
+        id: None,
+        ack_durable: false,
         to: stream_up(&send.to),
         sender: Some(sender),
         from: Box::default(),
@@ -124,6 +127,9 @@ pub fn down(origin: Origin, item: LinkItem) -> FromLink {
         LinkItem::Reset { lsn } => FromLink::Reset(place(lsn)),
         LinkItem::Opened(opened) => FromLink::Opened(self::opened(&opened)),
         LinkItem::OpenEnd { corr } => FromLink::OpenEnd { corr },
+        LinkItem::Also(also) => {
+            FromLink::Also { corr: also.corr, streams: also.streams.iter().map(stream_down).collect() }
+        }
         LinkItem::Membership { lsn, uid, stream, epoch, seq, joined, reason } => FromLink::Membership {
             uid: uid_down(&uid),
             stream: stream_down(&stream),
@@ -174,7 +180,7 @@ fn opened(opened: &Opened) -> link::Opened {
 pub fn reply(corr: u64, result: Result<Reply, control::Refusal>) -> FromLink {
     let result = match result {
         Err(refusal) => Err(error(&refusal)),
-        Ok(Reply::Pushed { stream, epoch, seq, id, duplicate }) => Ok(LinkOk::Sent {
+        Ok(Reply::Pushed { stream, epoch, seq, id, duplicate, .. }) => Ok(LinkOk::Sent {
             stream: stream_down(&stream),
             epoch: epoch_down(epoch),
             seq: seq.map(|seq| Seq(seq.0)),
@@ -198,7 +204,7 @@ pub fn reply(corr: u64, result: Result<Reply, control::Refusal>) -> FromLink {
             };
             Ok(LinkOk::Heads(heads.into_iter().map(one).collect()))
         }
-        Ok(Reply::Group(_) | Reply::Done { .. }) => Ok(LinkOk::Done),
+        Ok(Reply::Group(_) | Reply::Done { .. } | Reply::Queued { .. }) => Ok(LinkOk::Done),
     };
     FromLink::Reply { corr, result }
 }

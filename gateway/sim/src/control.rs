@@ -215,6 +215,11 @@ impl Control {
                     }
                 },
                 Output::Link { gateway, item } => (gateway, bus::down(origin, item)),
+                // There is one partition: it owes nothing to others.
+                Output::Errand { .. } => {
+                    turned.died = Some("an errand to nowhere".to_owned());
+                    continue;
+                }
                 Output::Detach { gateway, .. } => {
                     turned.detached.push(gateway);
                     continue;

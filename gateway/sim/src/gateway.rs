@@ -7,7 +7,7 @@ use std::rc::Rc;
 use tidegate_control_core::partition::GatewayId;
 use tidegate_gateway_core::hub::{Hub, HubConfig};
 use tidegate_gateway_core::ids::{Now, ShardId, StreamIdx};
-use tidegate_gateway_core::link::{FromLink, PartitionId, ToLink};
+use tidegate_gateway_core::link::{FromLink, PartitionId, Partitions, ToLink};
 use tidegate_gateway_core::messages::{ToHub, ToShard};
 use tidegate_gateway_core::shard::{ByKind, Mailbox, Shard, ShardConfig, ShardInput};
 use tidegate_gateway_tls::Secured;
@@ -21,6 +21,7 @@ use crate::script::MS;
 const HOP_NS: u64 = 150_000;
 /// Within so long after its beginning an attachment is told what changed.
 const CALM_NS: u64 = 200 * MS;
+const ONLY: PartitionId = PartitionId(0);
 /// Items that one turn of the hub takes.
 const HUB_ITEMS_MAX: usize = 64;
 
@@ -291,9 +292,11 @@ impl Gateway {
         (manners, seam): (Manners, Option<Seam>),
         mut rng: Rng,
     ) -> Gateway {
+        let mut hub = Hub::new(hub, rng.next());
+        hub.set_partitions(Now(0), Partitions::ONE).expect("told once");
         Gateway {
             life,
-            hub: Hub::new(hub, rng.next()),
+            hub,
             shards: (0..shards).map(|id| ShardNode::new(id as u16, shard, (manners, seam), &mut rng)).collect(),
             link: Link::default(),
             hub_turn_at: None,
@@ -348,13 +351,13 @@ impl Gateway {
             Some((_, Down::Up(id, history))) => {
                 while self.hub.poll_link().is_some() {}
                 (self.link.heard, self.link.heard_at) = (Some(id), now);
-                self.hub.handle_link(Now(now), FromLink::History { partition: PartitionId(0), history });
-                self.hub.handle_link(Now(now), FromLink::Up);
+                self.hub.handle_link(Now(now), ONLY, FromLink::History { history });
+                self.hub.handle_link(Now(now), ONLY, FromLink::Up);
             }
-            Some((_, Down::Item(item))) => self.hub.handle_link(Now(now), item),
+            Some((_, Down::Item(item))) => self.hub.handle_link(Now(now), ONLY, item),
             Some((_, Down::Broken)) => {
                 self.link.heard = None;
-                self.hub.handle_link(Now(now), FromLink::Down);
+                self.hub.handle_link(Now(now), ONLY, FromLink::Down);
             }
             None => {}
         }
@@ -368,7 +371,7 @@ impl Gateway {
             shard.mail.put(at, ShardInput::Hub(command));
             shard.wake(at);
         }
-        while let Some(value) = self.hub.poll_link() {
+        while let Some((_, value)) = self.hub.poll_link() {
             // Values go to the attachment that the hub spoke to, if it still exists.
             if let Some(id) = self.link.heard.filter(|id| self.link.id == Some(*id)) {
                 let at = now + self.rng.between(50_000, 2_000_000);

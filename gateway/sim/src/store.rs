@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tidegate_control_core::domain::{Epoch, Gid, Lsn, OwnerEpoch, Record, Seq, StreamKey, Timestamp, Uid};
 use tidegate_control_core::ports::memory::{Fault, MemoryDisk, MemoryStore};
 use tidegate_control_core::ports::{
-    DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, ReplayPage, StoreError, StoreReader,
+    DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, Progress, ReplayPage, StoreError,
+    StoreReader,
 };
 
 use crate::rng::Rng;
@@ -176,12 +177,16 @@ impl MessageStore for SimStore {
         self.inner.last_timestamp()
     }
 
-    fn commit(&mut self, records: &[Record]) -> Result<Lsn, StoreError> {
+    fn commit_with(&mut self, records: &[Record], progress: Progress) -> Result<Lsn, StoreError> {
         let before = self.inner.last_lsn();
-        let last = self.inner.commit(records)?;
+        let last = self.inner.commit_with(records, progress)?;
         let numbered = records.iter().enumerate().map(|(at, record)| (Lsn(before.0 + at as u64 + 1), record.clone()));
         self.disk.state().history.extend(numbered);
         Ok(last)
+    }
+
+    fn progress(&self) -> Progress {
+        self.inner.progress()
     }
 
     fn maintain(&mut self, now: Timestamp) -> Result<(), StoreError> {

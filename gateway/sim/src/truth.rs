@@ -70,6 +70,8 @@ impl Truth {
                 self.change_group(change);
                 Ok(())
             }
+            // News of another partition's group, for gateways alone.
+            Record::Joined(_) => Ok(()),
             Record::Mark(mark) | Record::Read(mark) => {
                 let life = (mark.stream.to_string(), mark.epoch.to_string());
                 let head = self.lives.get(&life).map_or(0, |life| life.messages.len() as u64);

@@ -13,6 +13,7 @@ use serde::Deserialize as _;
 use tidegate_auth::dev::{is_name, may_listen_on};
 use tidegate_auth::token::{KEYS_MAX, LEEWAY_S_MAX};
 use tidegate_gateway_tls::Acceptor;
+use tidegate_registry::Names;
 
 use super::origins::normal;
 use super::proxies::{TRUSTED_MAX, network};
@@ -40,6 +41,10 @@ const SECTIONS: [(&str, &[&str]); 9] = [
             "name",
             "client_addr",
             "admin_addr",
+            "cluster",
+            "client_url",
+            "weight",
+            "registry",
             "echo_addr",
             "window_ms",
             "drain_ms",
@@ -73,6 +78,9 @@ const SECTIONS: [(&str, &[&str]); 9] = [
         ],
     ),
 ];
+
+/// Nodes of control that a gateway is told of by its configuration; more are for a registry.
+const LINK_ADDRS_MAX: usize = 64;
 
 /// A hint is given for a key that is at most so many edits away.
 const HINT_EDITS_MAX: usize = 3;
@@ -156,7 +164,24 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     let fixed: Vec<SocketAddr> = addrs.flatten().filter(|addr| addr.port() != 0).collect();
     let distinct: BTreeSet<&SocketAddr> = fixed.iter().collect();
     rule(distinct.len() == fixed.len(), "gateway.client_addr", "two listeners have the same address");
-    rule(is_http_url(&config.link.addr), "gateway.link.addr", "use http://host:port");
+    let in_registry = config.registry.is_some();
+    rule(
+        !in_registry || config.link.addr.is_none(),
+        "gateway.link.addr",
+        "the owners of partitions are found in gateway.registry: leave one of the two out",
+    );
+    rule(
+        !in_registry || config.client_url.is_some(),
+        "gateway.client_url",
+        "with gateway.registry, the URL that clients are sent to must be given",
+    );
+    let client_url = config.client_url.as_deref().is_none_or(is_websocket_url);
+    rule(client_url, "gateway.client_url", "use ws://host:port or wss://host:port, with a path if there is one");
+    rule((1..=10_000).contains(&config.weight), "gateway.weight", "1 to 10000");
+    let addrs = config.link.addr.as_ref().map_or(&[][..], |addr| addr.as_slice());
+    rule(addrs.iter().all(|addr| is_http_url(addr)), "gateway.link.addr", "use http://host:port");
+    let some = config.link.addr.is_none() || !addrs.is_empty();
+    rule(some && addrs.len() <= LINK_ADDRS_MAX, "gateway.link.addr", "1 to 64 addresses");
     rule((64 << 10..=1 << 30).contains(&config.link.credit_bytes), "gateway.link.credit_bytes", "64 KiB to 1 GiB");
     rule(config.engine.shards <= 1024, "gateway.engine.shards", "at most 1024 shards");
     rule(config.engine.rings_per_shard <= 256, "gateway.engine.rings_per_shard", "at most 256");
@@ -184,6 +209,10 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
     rule((100..=3_600_000).contains(&limits.ping_interval_ms), "gateway.limits.ping_interval_ms", "100 to 3600000");
     found.extend(config.auth.keys.iter().filter_map(key_problem));
     found.extend(tls_problem(&config.tls));
+    if let Some(registry) = &config.registry {
+        found.extend(registry.problems().into_iter().map(|why| problem("gateway.registry", why)));
+    }
+    found.extend(Names::new(&config.cluster).err().map(|error| problem("gateway.cluster", error.to_string())));
     if let Some(file) = &config.link.token_file {
         found.extend(readable(file).map(|why| problem("gateway.link.token_file", why)));
     }
@@ -217,6 +246,11 @@ pub(super) fn with_source(error: &dyn std::error::Error) -> String {
 fn readable(file: &Path) -> Option<String> {
     let error = fs::File::open(file).err()?;
     Some(format!("cannot read {}: {error}", file.display()))
+}
+
+fn is_websocket_url(text: &str) -> bool {
+    let uri = text.parse::<axum::http::Uri>();
+    uri.is_ok_and(|uri| matches!(uri.scheme_str(), Some("ws" | "wss")) && uri.host().is_some())
 }
 
 fn is_http_url(text: &str) -> bool {

@@ -24,6 +24,8 @@ fn the_annotated_default_is_the_default() {
 fn the_list_of_keys_is_complete() {
     let key = KeyConfig { algorithm: tidegate_auth::Algorithm::HS256, id: None, file: "k".into() };
     let mut full = Config { echo_addr: Some("127.0.0.1:1".parse().expect("address")), ..Config::default() };
+    full.client_url = Some("ws://a".into());
+    full.link.addr = Some(crate::config::OneOrMany::One("http://127.0.0.1:1".into()));
     full.link.token_file = Some(PathBuf::from("t"));
     full.auth.keys.push(key);
     (full.tls.addr, full.tls.echo_addr) = (full.echo_addr, full.echo_addr);
@@ -31,9 +33,35 @@ fn the_list_of_keys_is_complete() {
     let table = toml::Table::try_from(&full).expect("serialises");
     let keys = |table: &toml::Table| table.keys().cloned().collect::<BTreeSet<String>>();
     let known = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<String>>();
+    // Read, never written.
+    let registry = "registry".to_owned();
     for (name, section) in SECTIONS {
         let written = if name.is_empty() { &table } else { table[name].as_table().expect("section") };
-        assert_eq!(keys(written), known(section), "{name}");
+        let mut written = keys(written);
+        written.extend(name.is_empty().then(|| registry.clone()));
+        assert_eq!(written, known(section), "{name}");
+    }
+}
+
+#[test]
+fn owners_are_found_in_the_registry_or_at_addresses_but_not_both() {
+    let registry = "[registry]\nkind = \"etcd\"\nendpoints = [\"http://127.0.0.1:2379\"]\n";
+    let client_url = "client_url = \"wss://chat.example.com\"\n";
+    let said = |text: &str| found(text).join("\n");
+    assert_eq!(said(&format!("{client_url}{registry}")), "");
+    assert_eq!(said("[link]\naddr = [\"http://a:1\", \"http://b:1\"]"), "");
+    let both = said(&format!("{client_url}{registry}[link]\naddr = \"http://a:1\""));
+    assert!(both.contains("gateway.link.addr: the owners of partitions are found in gateway.registry"), "{both}");
+    assert!(said(registry).contains("gateway.client_url: with gateway.registry"), "{}", said(registry));
+    for (wrong, told) in [
+        ("cluster = \"a/b\"", "gateway.cluster"),
+        ("[registry]\nkind = \"etcd\"\nendpoints = [\"redis://a\"]", "gateway.registry: endpoints"),
+        ("[registry]\nkind = \"zookeeper\"\nendpoints = []", "gateway.registry"),
+        ("client_url = \"http://a\"", "gateway.client_url"),
+        ("weight = 0", "gateway.weight"),
+        ("[link]\naddr = []", "gateway.link.addr"),
+    ] {
+        assert!(said(wrong).contains(told), "{wrong}: {}", said(wrong));
     }
 }
 

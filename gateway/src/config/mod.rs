@@ -20,10 +20,13 @@ use crate::io::IoChoice;
 pub use check::{Problem, check};
 pub use origins::{ORIGINS_MAX, Origins};
 pub use proxies::{Proxies, ProxiesConfig, ProxyProtocol};
-pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, Settings};
+pub use settings::{EngineSettings, HandshakeSettings, LinkSettings, RegisteredSettings, Settings};
 
 /// The annotated default of this section, as `tidegate default-config` prints it.
 pub const DEFAULT_CONFIG: &str = include_str!("default.toml");
+
+/// Where control is unless something is configured.
+pub const LINK_ADDR: &str = "http://127.0.0.1:9090";
 
 /// The `[gateway]` section as written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +38,16 @@ pub struct Config {
     pub client_addr: SocketAddr,
     /// Health, readiness, metrics.
     pub admin_addr: SocketAddr,
+    /// The cluster's name in the registry, which several may share.
+    pub cluster: String,
+    /// The URL that clients are sent to, as the registry tells it; needed there alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_url: Option<String>,
+    /// This gateway's share of new clients beside the others in the registry.
+    pub weight: u32,
+    /// Where owners of partitions are found, and this gateway by others. Instead of `link.addr`.
+    #[serde(skip_serializing)]
+    pub registry: Option<tidegate_registry::Settings>,
     /// Echo listener for conformance suites; loopback only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub echo_addr: Option<SocketAddr>,
@@ -113,13 +126,32 @@ impl TlsConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LinkConfig {
-    /// `http://host:port` of control's gRPC listener. Not used by a gateway that runs in control's process.
-    pub addr: String,
+    /// `http://host:port` of control's gRPC listener, or of several nodes' that own the partitions between them. Not used by a
+    /// gateway that runs in control's process, nor with a `registry`. None: [`LINK_ADDR`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<OneOrMany>,
     /// File with the service token that is shown to control.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
-    /// Bytes of deliveries that control may have under way.
+    /// Bytes of deliveries that control may have under way, over all partitions.
     pub credit_bytes: u64,
+}
+
+/// A value where most write one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            OneOrMany::One(one) => std::slice::from_ref(one),
+            OneOrMany::Many(many) => many,
+        }
+    }
 }
 
 /// `[gateway.engine]`: threads, I/O, rings.
@@ -218,6 +250,10 @@ impl Default for Config {
             name: "gateway-1".into(),
             client_addr: loopback(8080),
             admin_addr: loopback(8081),
+            cluster: "tidegate".into(),
+            client_url: None,
+            weight: 100,
+            registry: None,
             echo_addr: None,
             window_ms: 50,
             drain_ms: 30_000,
@@ -236,7 +272,7 @@ impl Default for Config {
 
 impl Default for LinkConfig {
     fn default() -> Self {
-        LinkConfig { addr: "http://127.0.0.1:9090".into(), token_file: None, credit_bytes: 8 << 20 }
+        LinkConfig { addr: None, token_file: None, credit_bytes: 8 << 20 }
     }
 }
 

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use tidegate_auth::{Key, Verifier, VerifierConfig};
 use tidegate_gateway_tls::Acceptor;
+use tidegate_registry::{Names, Registry, RegistryError};
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::check::{rules, with_source};
-use super::{Config, Origins, Problem, Proxies, TlsConfig};
+use super::{Config, LINK_ADDR, Origins, Problem, Proxies, TlsConfig};
 use crate::addresses::AddressLimits;
 use crate::io::{self, Backend, Io};
 
@@ -42,6 +43,8 @@ pub struct Settings {
     pub proxies: Proxies,
     pub tls: Option<TlsSettings>,
     pub link: LinkSettings,
+    /// With a `registry`: owners are found there, and this gateway is entered there.
+    pub registered: Option<RegisteredSettings>,
     pub engine: EngineSettings,
     pub handshake: HandshakeSettings,
     pub verifier: Verifier,
@@ -57,9 +60,19 @@ pub struct TlsSettings {
     pub acceptor: Arc<Acceptor>,
 }
 
+/// What the registry is told, and which one.
+#[derive(Clone, Debug)]
+pub struct RegisteredSettings {
+    pub registry: Registry,
+    pub names: Names,
+    pub client_url: String,
+    pub weight: u32,
+}
+
 /// The way to control.
 pub struct LinkSettings {
-    pub addr: String,
+    /// At least one.
+    pub addrs: Vec<String>,
     /// `authorization` metadata; marked sensitive, so that it is in no log.
     pub authorization: Option<MetadataValue<Ascii>>,
     pub credit_bytes: u64,
@@ -120,6 +133,22 @@ impl Settings {
         let mut limits = config.limits;
         let connections_max = u32::try_from(slots).unwrap_or(u32::MAX).min(room.connections_max);
         limits.connections_max = limits.connections_max.min(connections_max);
+        let addrs =
+            config.link.addr.as_ref().map_or_else(|| vec![LINK_ADDR.to_owned()], |addr| addr.as_slice().to_vec());
+        let registered = match &config.registry {
+            Some(registry) => {
+                let failed = |path: &str, error: RegistryError| {
+                    vec![Problem { path: path.into(), message: with_source(&error) }]
+                };
+                Some(RegisteredSettings {
+                    registry: Registry::connect(registry).map_err(|error| failed("gateway.registry", error))?,
+                    names: Names::new(&config.cluster).map_err(|error| failed("gateway.cluster", error))?,
+                    client_url: config.client_url.unwrap_or_default(),
+                    weight: config.weight,
+                })
+            }
+            None => None,
+        };
         Ok(Settings {
             name: config.name,
             client_addr: config.client_addr,
@@ -130,7 +159,8 @@ impl Settings {
             origins,
             proxies,
             tls,
-            link: LinkSettings { addr: config.link.addr, authorization, credit_bytes: config.link.credit_bytes },
+            link: LinkSettings { addrs, authorization, credit_bytes: config.link.credit_bytes },
+            registered,
             engine,
             handshake: HandshakeSettings {
                 deadline: Duration::from_millis(config.handshake.deadline_ms.into()),
@@ -153,7 +183,7 @@ impl Settings {
 impl fmt::Debug for LinkSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let authorization = self.authorization.as_ref().map(|_| "…");
-        f.debug_struct("LinkSettings").field("addr", &self.addr).field("authorization", &authorization).finish()
+        f.debug_struct("LinkSettings").field("addrs", &self.addrs).field("authorization", &authorization).finish()
     }
 }
 

@@ -13,10 +13,10 @@ use tidegate_gateway_core::ids::{Now, ShardId};
 use tidegate_gateway_core::link::FromLink;
 use tidegate_gateway_ring::monotonic;
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::{Fleet, HubOutlet};
-use crate::link::{self, Flushed, Link, LinkEvent, LinkState, UpQueue};
+use crate::link::{self, Attached, Flushed, LinkEvent, LinkSet, LinkStates, UpQueues};
 
 /// Items from shards in one turn.
 const SHARD_ITEMS_PER_TURN_MAX: usize = 1024;
@@ -59,7 +59,7 @@ impl HubThread {
         config: HubConfig,
         fleet: Arc<Fleet>,
         outlet: HubOutlet,
-        link: Link,
+        links: LinkSet,
         status: Arc<HubStatus>,
     ) -> io::Result<HubThread> {
         let (stop, stopped) = watch::channel(false);
@@ -67,15 +67,16 @@ impl HubThread {
         let seed = getrandom::u64().unwrap_or(1);
         let work = move || {
             let hub = Hub::new(config, seed);
-            let link_state = Arc::clone(&link.state);
+            let link_states = Arc::clone(&links.states);
             runtime.block_on(async move {
                 let (to, events) = link::events();
-                let link = tokio::spawn(link.run(to));
-                let turns = Turns { hub, fleet, outlet, up: UpQueue::default(), link_state, status, woken: Vec::new() };
+                let links = tokio::spawn(links.run(to));
+                let turns =
+                    Turns { hub, fleet, outlet, up: UpQueues::default(), link_states, status, woken: Vec::new() };
                 turns.run(events, stopped).await;
-                // The events' end is gone, so the link ends as soon as its attachment does.
-                if tokio::time::timeout(FAREWELL, link).await.is_err() {
-                    debug!("the link did not end by itself");
+                // The events' end is gone, so the links end as soon as their attachments do.
+                if tokio::time::timeout(FAREWELL, links).await.is_err() {
+                    debug!("the links did not end by themselves");
                 }
             });
             runtime.shutdown_background();
@@ -97,8 +98,8 @@ struct Turns {
     hub: Hub,
     fleet: Arc<Fleet>,
     outlet: HubOutlet,
-    up: UpQueue,
-    link_state: Arc<LinkState>,
+    up: UpQueues,
+    link_states: Arc<LinkStates>,
     status: Arc<HubStatus>,
     /// Shards that got something in this turn.
     woken: Vec<ShardId>,
@@ -165,16 +166,25 @@ impl Turns {
     fn take_event(&mut self, event: LinkEvent) {
         let now = monotonic();
         match event {
-            LinkEvent::Up(up) => {
-                self.up.open(up);
+            LinkEvent::Up(Attached { partition, partitions, history, up }) => {
+                if let Err(why) = self.hub.set_partitions(now, partitions) {
+                    // The links agree on one number, so this cannot come to pass.
+                    return error!(%why, "an attachment is not used");
+                }
                 // What the hub said before belongs to no attachment; it says again what still counts.
-                while self.hub.poll_link().is_some() {}
-                self.hub.handle_link(now, FromLink::Up);
+                self.gather();
+                self.up.open(partition, up);
+                if let Some(history) = history {
+                    self.hub.handle_link(now, partition, FromLink::History { history });
+                }
+                self.hub.handle_link(now, partition, FromLink::Up);
             }
-            LinkEvent::Items(items) => items.into_iter().for_each(|item| self.hub.handle_link(now, item)),
-            LinkEvent::Down => {
-                self.up.close();
-                self.hub.handle_link(now, FromLink::Down);
+            LinkEvent::Items(partition, items) => {
+                items.into_iter().for_each(|item| self.hub.handle_link(now, partition, item));
+            }
+            LinkEvent::Down(partition) => {
+                self.up.close(partition);
+                self.hub.handle_link(now, partition, FromLink::Down);
             }
         }
     }
@@ -190,22 +200,23 @@ impl Turns {
         for shard in self.woken.drain(..) {
             self.fleet.wake(shard);
         }
-        while let Some(value) = self.hub.poll_link() {
-            self.up.push(value);
-        }
-        let flushed = self.up.flush();
-        if flushed == Flushed::Broken {
-            self.link_state.give_up();
-        }
+        self.gather();
+        let flushed = self.up.flush(|partition| self.link_states.give_up(partition));
         self.status.publish(self.hub.stats(), self.up.len());
         flushed
+    }
+
+    fn gather(&mut self) {
+        while let Some((partition, value)) = self.hub.poll_link() {
+            self.up.push(partition, value);
+        }
     }
 
     async fn farewell(mut self, mut flushed: Flushed) {
         let leaving = async {
             while flushed == Flushed::Behind {
                 self.up.writable().await;
-                flushed = self.up.flush();
+                flushed = self.up.flush(|_| {});
             }
         };
         if tokio::time::timeout(FAREWELL, leaving).await.is_err() {

@@ -10,7 +10,7 @@ use tidegate_gateway_core::client::ops::{Content, Priority, Send};
 use tidegate_gateway_core::ids::{Epoch, Seq, SeqRange, StreamKey, Uid};
 use tidegate_gateway_core::link::{
     Deliver, FromLink, Head, LinkError, LinkOk, LinkOp, Message, OpenStream, Opened, OpenedStream, PartitionId,
-    Position, Pulled, Recovered, ToLink,
+    Partitions, Position, Pulled, Recovered, ToLink,
 };
 use tidegate_proto::v1::{self, link_down_item, link_reply, link_request, link_up_item};
 
@@ -36,34 +36,82 @@ pub enum InvalidItem {
     AttachedTwice,
     #[error("the first item is not the attachment notice")]
     NotAttached,
+    #[error("a number of partitions that cannot be")]
+    Partitions,
+    #[error("something of another partition")]
+    Elsewhere,
 }
 
-/// What the first item down says of the logs behind it.
-pub fn histories(attached: &v1::LinkAttached) -> Vec<FromLink> {
-    let told =
-        |log: &v1::LinkHistory| FromLink::History { partition: PartitionId(log.partition), history: log.history };
-    attached.histories.iter().map(told).collect()
+/// Whose attachment items come on, among how many.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    pub partition: PartitionId,
+    pub partitions: Partitions,
+}
+
+impl Place {
+    fn position(self, cursor: &v1::LinkCursor) -> Result<Position, InvalidItem> {
+        self.at(cursor.partition, cursor.owner_epoch, cursor.lsn)
+    }
+
+    fn at(self, partition: u32, owner_epoch: u64, lsn: u64) -> Result<Position, InvalidItem> {
+        match PartitionId(partition) == self.partition {
+            true => Ok(Position { partition: self.partition, owner_epoch, lsn }),
+            false => Err(InvalidItem::Elsewhere),
+        }
+    }
+
+    /// A stream of this partition. If control's hash were another than ours, streams would be asked for where they are not.
+    fn stream(self, text: &str) -> Result<StreamKey, InvalidItem> {
+        let stream = stream(text)?;
+        match self.partitions.of(stream.as_str()) == self.partition {
+            true => Ok(stream),
+            false => Err(InvalidItem::Elsewhere),
+        }
+    }
+}
+
+/// What the first item down says: how many partitions there are, and whose log is behind it.
+pub fn attached(
+    first: Option<v1::LinkDownItem>,
+    partition: PartitionId,
+) -> Result<(Partitions, Option<u64>), InvalidItem> {
+    let Some(link_down_item::Item::Attached(attached)) = first.and_then(|item| item.item) else {
+        return Err(InvalidItem::NotAttached);
+    };
+    let partitions = Partitions::new(attached.partitions).ok_or(InvalidItem::Partitions)?;
+    if partition.0 >= partitions.count() {
+        return Err(InvalidItem::Partitions);
+    }
+    let history = attached.histories.iter().find(|log| log.partition == partition.0);
+    Ok((partitions, history.map(|log| log.history)))
 }
 
 /// One item down, in the core's values; a position item may become several.
 pub fn from_wire(
     item: v1::LinkDownItem,
+    place: Place,
     platforms: &PlatformTable,
     out: &mut Vec<FromLink>,
 ) -> Result<(), InvalidItem> {
     use link_down_item::Item;
     out.push(match item.item.ok_or(InvalidItem::Empty)? {
-        Item::Deliver(deliver) => FromLink::Deliver(self::deliver(deliver, platforms)?),
+        Item::Deliver(deliver) => FromLink::Deliver(self::deliver(deliver, place, platforms)?),
         Item::Position(list) => {
-            out.extend(list.positions.iter().map(|cursor| FromLink::Position(position(cursor))));
+            let positions = list.positions.iter().map(|cursor| place.position(cursor).map(FromLink::Position));
+            out.extend(positions.collect::<Result<Vec<_>, _>>()?);
             return Ok(());
         }
-        Item::Reset(reset) => FromLink::Reset(position(&reset.position.ok_or(InvalidItem::Empty)?)),
-        Item::Opened(opened) => FromLink::Opened(self::opened(opened, platforms)?),
+        Item::Reset(reset) => FromLink::Reset(place.position(&reset.position.ok_or(InvalidItem::Empty)?)?),
+        Item::Opened(opened) => FromLink::Opened(self::opened(opened, place, platforms)?),
         Item::OpenEnd(end) => FromLink::OpenEnd { corr: end.corr },
         Item::Reply(reply) => self::reply(reply, platforms)?,
-        Item::Membership(membership) => self::membership(membership)?,
+        Item::Membership(membership) => self::membership(membership, place)?,
         Item::Attached(_) => return Err(InvalidItem::AttachedTwice),
+        Item::Also(also) => {
+            let streams = also.streams.iter().map(|text| stream(text)).collect::<Result<_, _>>()?;
+            FromLink::Also { corr: also.corr, streams }
+        }
     });
     Ok(())
 }
@@ -95,13 +143,13 @@ pub fn to_wire(value: ToLink, out: &mut Vec<v1::LinkUpItem>) {
             }
             Item::Interest(v1::LinkInterest { add: Vec::new(), remove: vec![stream.to_string()] })
         }
-        ToLink::Announce { streams, positions } => {
+        ToLink::Announce { streams, position } => {
             for chunk in streams.chunks(INTEREST_STREAMS_MAX) {
                 let add = chunk.iter().map(StreamKey::to_string).collect();
                 let interest = v1::LinkInterest { add, remove: Vec::new() };
                 out.push(v1::LinkUpItem { item: Some(Item::Interest(interest)) });
             }
-            Item::InterestEnd(v1::LinkInterestEnd { cursors: positions.iter().map(cursor).collect() })
+            Item::InterestEnd(v1::LinkInterestEnd { cursors: position.iter().map(cursor).collect() })
         }
         ToLink::Online { uid, device, platform, connection_id } => {
             let connection = connection(&uid, device.into(), platform.into(), connection_id.into());
@@ -116,7 +164,7 @@ pub fn to_wire(value: ToLink, out: &mut Vec<v1::LinkUpItem>) {
     out.push(v1::LinkUpItem { item: Some(item) });
 }
 
-fn deliver(wire: v1::LinkDeliver, platforms: &PlatformTable) -> Result<Deliver, InvalidItem> {
+fn deliver(wire: v1::LinkDeliver, at: Place, platforms: &PlatformTable) -> Result<Deliver, InvalidItem> {
     let bytes = u32::try_from(wire.encoded_len()).unwrap_or(u32::MAX);
     let range = match (wire.after, wire.upto) {
         (Some(after), Some(upto)) => Some(range(after, upto)?),
@@ -125,8 +173,8 @@ fn deliver(wire: v1::LinkDeliver, platforms: &PlatformTable) -> Result<Deliver, 
     };
     let messages = messages(wire.messages, range, platforms)?;
     Ok(Deliver {
-        position: place(wire.partition, wire.owner_epoch, wire.lsn),
-        stream: stream(&wire.stream)?,
+        position: at.at(wire.partition, wire.owner_epoch, wire.lsn)?,
+        stream: at.stream(&wire.stream)?,
         epoch: epoch(wire.epoch)?,
         range,
         messages,
@@ -134,9 +182,9 @@ fn deliver(wire: v1::LinkDeliver, platforms: &PlatformTable) -> Result<Deliver, 
     })
 }
 
-fn opened(wire: v1::LinkOpened, platforms: &PlatformTable) -> Result<Opened, InvalidItem> {
+fn opened(wire: v1::LinkOpened, at: Place, platforms: &PlatformTable) -> Result<Opened, InvalidItem> {
     let corr = wire.corr;
-    let stream = stream(&wire.stream)?;
+    let stream = at.stream(&wire.stream)?;
     if let Some(error) = wire.error {
         return Ok(Opened { corr, stream, result: Err(link_error(error)?) });
     }
@@ -206,7 +254,7 @@ fn stream_head(wire: v1::LinkHead) -> Result<(StreamKey, Result<Head, LinkError>
     Ok((stream, Ok(head)))
 }
 
-fn membership(wire: v1::LinkMembership) -> Result<FromLink, InvalidItem> {
+fn membership(wire: v1::LinkMembership, at: Place) -> Result<FromLink, InvalidItem> {
     Ok(FromLink::Membership {
         uid: wire.uid.parse().map_err(|_| InvalidItem::Name)?,
         stream: stream(&wire.stream)?,
@@ -214,7 +262,7 @@ fn membership(wire: v1::LinkMembership) -> Result<FromLink, InvalidItem> {
         seq: seq(wire.seq)?,
         joined: wire.joined,
         reason: wire.reason.into(),
-        position: place(wire.partition, wire.owner_epoch, wire.lsn),
+        position: at.at(wire.partition, wire.owner_epoch, wire.lsn)?,
     })
 }
 
@@ -311,7 +359,7 @@ fn open_stream(open: OpenStream) -> v1::LinkOpenStream {
         Some((epoch, seq)) => (epoch.to_string(), Some(seq.0)),
         None => (String::new(), None),
     };
-    v1::LinkOpenStream { stream: open.stream.to_string(), after, epoch }
+    v1::LinkOpenStream { stream: open.stream.to_string(), after, epoch, auto: open.auto }
 }
 
 fn connection(uid: &Uid, device: String, platform: String, connection_id: String) -> v1::LinkConnection {
@@ -320,14 +368,6 @@ fn connection(uid: &Uid, device: String, platform: String, connection_id: String
 
 fn cursor(position: &Position) -> v1::LinkCursor {
     v1::LinkCursor { partition: position.partition.0, owner_epoch: position.owner_epoch, lsn: position.lsn }
-}
-
-fn position(cursor: &v1::LinkCursor) -> Position {
-    place(cursor.partition, cursor.owner_epoch, cursor.lsn)
-}
-
-fn place(partition: u32, owner_epoch: u64, lsn: u64) -> Position {
-    Position { partition: PartitionId(partition), owner_epoch, lsn }
 }
 
 fn stream(text: &str) -> Result<StreamKey, InvalidItem> {

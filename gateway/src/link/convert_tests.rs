@@ -3,9 +3,15 @@ use link_up_item::Item as Up;
 
 use super::*;
 
+const ALONE: Place = Place { partition: PartitionId(0), partitions: Partitions::ONE };
+
 fn down(item: Down) -> Result<Vec<FromLink>, InvalidItem> {
+    down_at(ALONE, item)
+}
+
+fn down_at(place: Place, item: Down) -> Result<Vec<FromLink>, InvalidItem> {
     let mut out = Vec::new();
-    from_wire(v1::LinkDownItem { item: Some(item) }, &PlatformTable::default(), &mut out)?;
+    from_wire(v1::LinkDownItem { item: Some(item) }, place, &PlatformTable::default(), &mut out)?;
     Ok(out)
 }
 
@@ -22,7 +28,7 @@ fn wire_message(seq: u64) -> v1::LinkMessage {
 
 fn wire_deliver(after: Option<u64>, upto: Option<u64>, seqs: &[u64]) -> Down {
     Down::Deliver(v1::LinkDeliver {
-        partition: 3,
+        partition: 0,
         owner_epoch: 1,
         lsn: 9,
         stream: "g:room".into(),
@@ -42,7 +48,7 @@ fn a_deliver_keeps_its_range_and_platforms() {
     let items = down(wire_deliver(Some(4), Some(7), &[5, 7])).expect("valid");
     let [FromLink::Deliver(deliver)] = items.as_slice() else { panic!("{items:?}") };
     assert_eq!(deliver.range, Some(SeqRange { after: Seq(4), upto: Seq(7) }));
-    assert_eq!(deliver.position, place(3, 1, 9));
+    assert_eq!(deliver.position, Position { partition: PartitionId(0), owner_epoch: 1, lsn: 9 });
     assert_eq!(deliver.messages.len(), 2);
     assert_eq!(deliver.messages[0].platforms.as_slice(), [PlatformTable::default().intern("mobile")]);
     assert!(deliver.bytes > 0);
@@ -114,15 +120,51 @@ fn errors_keep_code_and_place() {
 
 #[test]
 fn positions_become_one_value_each() {
-    let positions = (0..3).map(|partition| v1::LinkCursor { partition, owner_epoch: 1, lsn: 5 }).collect();
+    let positions = (0..3).map(|lsn| v1::LinkCursor { partition: 0, owner_epoch: 1, lsn }).collect();
     let items = down(Down::Position(v1::LinkPosition { positions })).expect("valid");
     assert_eq!(items.len(), 3);
 }
 
 #[test]
+fn what_belongs_to_another_partition_is_refused() {
+    let partitions = Partitions::new(7).expect("a valid count");
+    let place = Place { partition: partitions.of("g:room"), partitions };
+    let deliver = |partition, stream: &str| {
+        let Down::Deliver(deliver) = wire_deliver(Some(4), Some(7), &[5, 7]) else { unreachable!() };
+        Down::Deliver(v1::LinkDeliver { partition, stream: stream.into(), ..deliver })
+    };
+    let ours = place.partition.0;
+    assert!(down_at(place, deliver(ours, "g:room")).is_ok());
+    assert_ne!(partitions.of("u:alice"), place.partition);
+    for (partition, stream) in [(ours + 1, "g:room"), (ours, "u:alice")] {
+        let refused = down_at(place, deliver(partition, stream)).expect_err("refused");
+        assert_eq!(refused, InvalidItem::Elsewhere);
+    }
+    let also = v1::LinkAlso { corr: 5, streams: vec!["u:alice".into(), "g:room".into()] };
+    let items = down_at(place, Down::Also(also)).expect("wherever they are");
+    assert!(matches!(&items[..], [FromLink::Also { corr: 5, streams }] if streams.len() == 2), "{items:?}");
+}
+
+#[test]
+fn an_attachment_says_how_many_partitions_there_are_and_whose_log_it_speaks_of() {
+    let attached_as = |partitions, partition| {
+        let histories = vec![v1::LinkHistory { partition: 2, history: 9 }];
+        let item = Down::Attached(v1::LinkAttached { partitions, histories });
+        attached(Some(v1::LinkDownItem { item: Some(item) }), PartitionId(partition))
+    };
+    assert_eq!(attached_as(3, 2), Ok((Partitions::new(3).expect("a valid count"), Some(9))));
+    assert_eq!(attached_as(3, 1).map(|(_, history)| history), Ok(None));
+    for (partitions, partition) in [(0, 0), (1_025, 0), (3, 3)] {
+        assert_eq!(attached_as(partitions, partition), Err(InvalidItem::Partitions));
+    }
+    assert_eq!(attached(None, PartitionId(0)), Err(InvalidItem::NotAttached));
+}
+
+#[test]
 fn an_announcement_ends_with_where_the_node_stands() {
     let streams = (0..INTEREST_STREAMS_MAX + 1).map(|i| key(&format!("g:{i}"))).collect();
-    let items = up(vec![ToLink::Announce { streams, positions: vec![place(1, 2, 3)] }]);
+    let position = Some(Position { partition: PartitionId(1), owner_epoch: 2, lsn: 3 });
+    let items = up(vec![ToLink::Announce { streams, position }]);
     let [Up::Interest(first), Up::Interest(second), Up::InterestEnd(end)] = items.as_slice() else {
         panic!("{items:?}")
     };
@@ -142,7 +184,10 @@ fn forgets_travel_together_but_never_overtake() {
 #[test]
 fn opens_and_sends_keep_their_fields() {
     let cursor = Some((Epoch::from("e"), Seq(4)));
-    let streams = vec![OpenStream { stream: key("u:bob"), cursor }, OpenStream { stream: key("g:1"), cursor: None }];
+    let streams = vec![
+        OpenStream { stream: key("u:bob"), cursor, auto: false },
+        OpenStream { stream: key("g:1"), cursor: None, auto: true },
+    ];
     let uid: Uid = "bob".parse().expect("uid");
     let open = ToLink::Open { corr: 7, uid: uid.clone(), device: "d".into(), streams, auto_join: true };
     let send = Send {
@@ -158,6 +203,7 @@ fn opens_and_sends_keep_their_fields() {
     let items = up(vec![open, request]);
     let [Up::Open(open), Up::Request(request)] = items.as_slice() else { panic!("{items:?}") };
     assert_eq!((open.streams[0].after, open.streams[1].after), (Some(4), None));
+    assert_eq!((open.streams[0].auto, open.streams[1].auto), (false, true));
     let Some(link_request::Op::Send(send)) = &request.op else { panic!("{request:?}") };
     assert_eq!(send.content_bytes.as_ref(), b"\x00\x01");
     assert_eq!((send.class(), send.priority()), (v1::MessageClass::Ephemeral, v1::Priority::Low));

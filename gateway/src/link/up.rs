@@ -1,13 +1,15 @@
-//! What goes up to control, gathered into batches.
+//! What goes up to control, gathered into batches, a queue for each partition.
 //!
-//! The hub thread pushes values as they come and calls [`UpQueue::flush`] once per turn. Without an attachment values are
+//! The hub thread pushes values as they come and calls [`UpQueues::flush`] once per turn. Without an attachment values are
 //! dropped: the hub announces its whole interest to the next one. A control that does not read makes the queue grow; past
 //! its bound the attachment counts as broken.
 
 use std::collections::VecDeque;
+use std::future::Future as _;
+use std::task::{Context, Poll};
 
 use prost::Message as _;
-use tidegate_gateway_core::link::ToLink;
+use tidegate_gateway_core::link::{PartitionId, ToLink};
 use tidegate_proto::v1;
 use tokio::sync::mpsc;
 
@@ -20,7 +22,68 @@ const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Items that wait while control does not read. More, and the attachment is given up.
 pub const BACKLOG_ITEMS_MAX: usize = 1 << 20;
 
-/// The way up, or none.
+/// The ways up to all partitions.
+#[derive(Debug, Default)]
+pub struct UpQueues {
+    queues: Vec<UpQueue>,
+    /// Those that may have something to send.
+    waiting: Vec<PartitionId>,
+}
+
+impl UpQueues {
+    pub fn open(&mut self, partition: PartitionId, to: mpsc::Sender<v1::LinkUp>) {
+        let at = partition.0 as usize;
+        if self.queues.len() <= at {
+            self.queues.resize_with(at + 1, UpQueue::default);
+        }
+        self.queues[at].open(to);
+    }
+
+    pub fn close(&mut self, partition: PartitionId) {
+        if let Some(queue) = self.queues.get_mut(partition.0 as usize) {
+            queue.close();
+        }
+    }
+
+    pub fn push(&mut self, partition: PartitionId, value: ToLink) {
+        let Some(queue) = self.queues.get_mut(partition.0 as usize) else { return };
+        if queue.len() == 0 && !self.waiting.contains(&partition) {
+            self.waiting.push(partition);
+        }
+        queue.push(value);
+    }
+
+    /// Sends what waits, as far as there is room. `broken`: called for those whose attachment is gone or does not read.
+    pub fn flush(&mut self, mut broken: impl FnMut(PartitionId)) -> Flushed {
+        let queues = &mut self.queues;
+        self.waiting.retain(|partition| match queues[partition.0 as usize].flush() {
+            Flushed::All => false,
+            Flushed::Behind => true,
+            Flushed::Broken => {
+                broken(*partition);
+                false
+            }
+        });
+        if self.waiting.is_empty() { Flushed::All } else { Flushed::Behind }
+    }
+
+    /// Waits until a flush that was behind can go on.
+    pub async fn writable(&self) {
+        let mut waits: Vec<_> = self.waiting.iter().map(|at| Box::pin(self.queues[at.0 as usize].writable())).collect();
+        let any = |context: &mut Context<'_>| {
+            let ready = waits.iter_mut().any(|wait| wait.as_mut().poll(context).is_ready());
+            if ready { Poll::Ready(()) } else { Poll::Pending }
+        };
+        std::future::poll_fn(any).await;
+    }
+
+    /// Items that wait.
+    pub fn len(&self) -> usize {
+        self.waiting.iter().map(|at| self.queues[at.0 as usize].len()).sum()
+    }
+}
+
+/// The way up to one partition, or none.
 #[derive(Debug, Default)]
 pub struct UpQueue {
     to: Option<mpsc::Sender<v1::LinkUp>>,
@@ -122,6 +185,30 @@ mod tests {
         assert_eq!(queue.flush(), Flushed::All);
         let sizes: Vec<usize> = std::iter::from_fn(|| from.try_recv().ok()).map(|batch| batch.items.len()).collect();
         assert_eq!(sizes, [BATCH_ITEMS_MAX, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_is_behind_keeps_no_other_waiting() {
+        let mut queues = UpQueues::default();
+        let ((slow, mut from_slow), (quick, mut from_quick)) = (mpsc::channel(1), mpsc::channel(1));
+        queues.open(PartitionId(3), slow);
+        queues.open(PartitionId(1), quick);
+        queues.push(PartitionId(0), ToLink::Credit { bytes: 1 });
+        for _ in 0..=BATCH_ITEMS_MAX {
+            queues.push(PartitionId(3), ToLink::Credit { bytes: 1 });
+        }
+        queues.push(PartitionId(1), ToLink::Credit { bytes: 1 });
+        let broken = |partition| panic!("{partition:?} is broken");
+        assert_eq!((queues.flush(broken), queues.len()), (Flushed::Behind, 1));
+        assert_eq!(from_quick.try_recv().map(|batch| batch.items.len()), Ok(1));
+        assert_eq!(from_slow.try_recv().map(|batch| batch.items.len()), Ok(BATCH_ITEMS_MAX));
+        queues.writable().await;
+        assert_eq!((queues.flush(broken), queues.len()), (Flushed::All, 0));
+        drop(from_slow);
+        queues.push(PartitionId(3), ToLink::Credit { bytes: 1 });
+        let mut gone = Vec::new();
+        assert_eq!(queues.flush(|partition| gone.push(partition)), Flushed::All);
+        assert_eq!(gone, [PartitionId(3)]);
     }
 
     #[test]

@@ -39,6 +39,15 @@ impl Node {
     pub async fn start(adjust: impl FnOnce(&mut Config)) -> Node {
         let control = Control::start();
         let target = LinkTarget::InProcess(control.acceptor());
+        Node::of(control, target, adjust).await
+    }
+
+    /// With control where `adjust` says.
+    pub async fn attached_to(control: Control, adjust: impl FnOnce(&mut Config)) -> Node {
+        Node::of(control, LinkTarget::Configured, adjust).await
+    }
+
+    async fn of(control: Control, target: LinkTarget, adjust: impl FnOnce(&mut Config)) -> Node {
         let (gateway, folder) = start_gateway(target, adjust);
         let addrs = wire::way(gateway.addrs());
         let node = Node { gateway: Some(gateway), addrs, control, folder };
@@ -58,6 +67,15 @@ impl Node {
         let welcome = client.json().await;
         assert_eq!(welcome["welcome"]["uid"], uid, "{welcome}");
         client
+    }
+
+    pub async fn metric_becomes(&self, line: &str, value: f64) {
+        let becoming = async {
+            while self.metric(line).await != value {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        within(line, becoming).await;
     }
 
     /// The value of a metric, by the beginning of its line.

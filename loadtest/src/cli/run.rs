@@ -23,7 +23,7 @@ pub struct RunArgs {
     servers: Servers,
     /// Starts `tidegate control` and `tidegate gateway` from this binary for the run, on free ports with an empty data
     /// folder below TMPDIR, and ends them after it.
-    #[arg(long, value_name = "BINARY", conflicts_with_all = ["target", "api", "grpc", "admin", "server_pid", "ca", "insecure"])]
+    #[arg(long, value_name = "BINARY", conflicts_with_all = ["target", "api", "grpc", "admin", "server_pid", "ca", "insecure", "cluster"])]
     serve: Option<PathBuf>,
     /// Clients connect over TLS, whatever the scenario says.
     #[arg(long)]

@@ -60,17 +60,17 @@ impl Served {
     }
 
     pub fn options(&self, run: String, binary: PathBuf) -> Options {
-        let Addrs { client, http, grpc, admin } = self.addrs;
+        let Addrs { client, admin, .. } = self.addrs;
         let (target, client, tls) = match &self.tls {
             Some(tls) => (format!("wss://{}", tls.addr), tls.addr, Some(tls.options())),
             None => (format!("ws://{client}"), client, None),
         };
         Options {
             target,
-            client,
+            clients: vec![client],
             tls,
-            endpoints: Endpoints { grpc: format!("http://{grpc}"), api: format!("http://{http}") },
-            admin: Some(admin),
+            endpoints: Endpoints::of(&self.addrs),
+            admins: vec![admin],
             watched: vec![
                 Watched { name: GATEWAY.to_owned(), pid: self.gateway.pid() },
                 Watched { name: CONTROL.to_owned(), pid: self.control.pid() },

@@ -15,7 +15,10 @@ pub fn announce(scenario: &Scenario, options: &Options) {
     let watched: Vec<String> =
         options.watched.iter().map(|process| format!("{} {}", process.name, process.pid)).collect();
     let watched = if watched.is_empty() { "no process".to_owned() } else { watched.join(", ") };
-    let counters = options.admin.map_or_else(|| "no counters".to_owned(), |admin| format!("counters from {admin}"));
+    let counters = match options.admins.as_slice() {
+        [] => "no counters".to_owned(),
+        admins => format!("counters from {}", admins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
+    };
     eprintln!("target {}; measured: {watched}, {counters}", options.target);
 }
 

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 pub(super) const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 /// Development auth: the server takes our word for the uid. The key is the RFC's example; it guards against caches only.
-pub(super) fn request(out: &mut Vec<u8>, host: SocketAddr, uid: &str, compression: bool) {
+pub(crate) fn request(out: &mut Vec<u8>, host: SocketAddr, uid: &str, compression: bool) {
     let offer = if compression { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
     let written = write!(
         out,
@@ -19,7 +19,7 @@ pub(super) fn request(out: &mut Vec<u8>, host: SocketAddr, uid: &str, compressio
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     /// The head is not all there.
     Partial,
     /// The connection is a WebSocket from this byte on.
@@ -38,7 +38,7 @@ pub(super) fn accepts_compression(answer: &[u8]) -> bool {
     value.into_iter().any(|value| value.trim_start().starts_with("permessage-deflate"))
 }
 
-pub(super) fn answer(bytes: &[u8]) -> Answer {
+pub(crate) fn answer(bytes: &[u8]) -> Answer {
     let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
         return if bytes.len() < ANSWER_BYTES_MAX { Answer::Partial } else { Answer::Refused(0) };
     };

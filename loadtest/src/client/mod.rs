@@ -32,6 +32,8 @@ pub use ranges::Ranges;
 pub use track::Track;
 
 use batch::Decoder;
+pub(crate) use http::{Answer as Upgrade, answer as upgrade_answer, request as upgrade_request};
+
 use http::Answer;
 use inflate::Inflater;
 

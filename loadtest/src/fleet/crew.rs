@@ -54,7 +54,9 @@ impl Crew {
     pub fn new(config: FleetConfig, population: Arc<Population>, clock: Clock) -> Crew {
         let connections = population.connections();
         Crew {
-            seats: (0..connections).map(|number| Seat::new(ClientNo(number), &population)).collect(),
+            seats: (0..connections)
+                .map(|number| Seat::new(ClientNo(number), &population, config.targets.len()))
+                .collect(),
             ramp: Ramp::new(connections, config.ramp_per_second, clock.now_us()),
             shared: Shared::new(population, config.mode, config.loads).over_compression(config.compression),
             config,
@@ -117,6 +119,15 @@ impl Crew {
                 Wish::Sample(stream, answer) => {
                     let _ = answer.send(self.shared.memo.newest(stream).map(<[u8]>::to_vec));
                 }
+                Wish::Away(clients, time) => {
+                    for number in clients.start..clients.end.min(self.seats.len() as u32) {
+                        let seat = &mut self.seats[number as usize];
+                        seat.away_until_us = self.now_us + time.as_micros() as u64;
+                        if seat.sock.is_some() {
+                            self.ended(number, None);
+                        }
+                    }
+                }
                 Wish::Pause(clients, is_paused) => {
                     for number in clients.start..clients.end.min(self.seats.len() as u32) {
                         self.seats[number as usize].is_paused = is_paused;
@@ -136,7 +147,10 @@ impl Crew {
             }
         }
         while let Some(number) = self.ramp.due(self.now_us) {
-            self.connect(number, network);
+            match self.seats[number as usize].away_until_us {
+                until_us if until_us > self.now_us => self.ramp.come_back(number, until_us),
+                _ => self.connect(number, network),
+            }
         }
         while let Some(Reverse((at_us, number))) = self.timers.peek().copied()
             && at_us <= self.now_us
@@ -156,7 +170,7 @@ impl Crew {
         let receive_buffer = self.config.slow.contains(&number).then_some(SLOW_RECEIVE_BUFFER);
         let seat = &mut self.seats[number as usize];
         seat.attempt += 1;
-        let connecting = network.connect(number, receive_buffer);
+        let connecting = network.connect(number, seat.target, receive_buffer);
         self.ramp.opens(number, seat.attempt, self.now_us);
         match connecting {
             Ok(sock) => seat.sock = Some(sock),
@@ -168,7 +182,7 @@ impl Crew {
         match event {
             Event::Reaped => self.now_us = self.clock.now_us(),
             Event::Connected { owner, sock } => {
-                self.with_seat(owner, |seat, config, cx| seat.open(config.target, config.tls.as_ref(), cx));
+                self.with_seat(owner, |seat, config, cx| seat.open(config, cx));
                 let reading = match self.config.drain {
                     Drain::Armed => Reading::Multishot,
                     Drain::Timer { .. } => Reading::Armed,
@@ -181,7 +195,7 @@ impl Crew {
                 }
                 self.progress.reads += 1;
                 self.progress.bytes += bytes.len() as u64;
-                self.with_seat(owner, |seat, config, cx| seat.input(config.target, bytes, cx));
+                self.with_seat(owner, |seat, config, cx| seat.input(config, bytes, cx));
                 self.check_established(owner);
             }
             Event::Ended { owner, sock, .. } => {
@@ -261,6 +275,7 @@ impl Crew {
             self.ramp.opening -= 1;
         }
         seat.disconnected(&mut self.shared.tally);
+        seat.target = (seat.target + 1) % self.config.targets.len().max(1);
         if !self.config.reconnect || ending == Some(Ending::Final) {
             return;
         }

@@ -44,8 +44,8 @@ pub enum Mode {
 
 #[derive(Clone, Debug)]
 pub struct FleetConfig {
-    /// The gateway's client listener.
-    pub target: SocketAddr,
+    /// Client listeners of the gateways. Clients are spread over them; one whose connection is gone tries the next.
+    pub targets: Vec<SocketAddr>,
     /// For TLS; `None`: plain.
     pub tls: Option<Connector>,
     /// Offer permessage-deflate, and insist on it.
@@ -126,7 +126,7 @@ impl Fleet {
         let (opened, opening) = mpsc::channel();
         let (of_thread, of_clients) = (desk.clone(), population.clone());
         let thread = thread::Builder::new().name("clients".into()).spawn(move || {
-            let net = NetConfig { target: config.target, buffers: config.drain.buffers() };
+            let net = NetConfig { targets: config.targets.clone(), buffers: config.drain.buffers() };
             match Network::open(net) {
                 Ok(network) => {
                     let _ = opened.send(Ok(network.bell()));
@@ -173,6 +173,11 @@ impl Fleet {
     /// Stops or resumes reading on some clients.
     pub fn pause(&self, clients: Range<u32>, paused: bool) {
         self.ask(Wish::Pause(clients, paused));
+    }
+
+    /// Closes the connections of some clients, who come back with their cursors after that time.
+    pub fn away(&self, clients: Range<u32>, time: Duration) {
+        self.ask(Wish::Away(clients, time));
     }
 
     /// The bytes of the newest batch frame of a stream (WebSocket head included), for a floor with the same frames.
@@ -226,6 +231,7 @@ struct Desk {
 #[derive(Debug)]
 enum Wish {
     Pause(Range<u32>, bool),
+    Away(Range<u32>, Duration),
     Sample(StreamNo, mpsc::Sender<Option<Vec<u8>>>),
     End,
 }

@@ -1,12 +1,11 @@
 //! A client with its connection: attempts, state, and TLS if that is what is spoken.
 
-use std::net::SocketAddr;
-
+use super::FleetConfig;
 use crate::client::{Client, Context, Ending};
 use crate::judge::Tally;
 use crate::net::Sock;
 use crate::population::{ClientNo, Population};
-use crate::tls::{Connector, Received, Session, Stopped, TlsError};
+use crate::tls::{Received, Session, Stopped, TlsError};
 
 #[derive(Debug)]
 pub(super) struct Seat {
@@ -16,6 +15,10 @@ pub(super) struct Seat {
     tls: Option<Box<Session>>,
     /// Attempts to connect so far.
     pub attempt: u32,
+    /// Place of the gateway that it is connected to, or that is tried next.
+    pub target: usize,
+    /// It does not come back before.
+    pub away_until_us: u64,
     /// Attempts since it was established.
     pub failures: u8,
     pub is_paused: bool,
@@ -26,8 +29,11 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub fn new(client: ClientNo, population: &Population) -> Seat {
+    /// One of so many gateways is the client's first.
+    pub fn new(client: ClientNo, population: &Population, targets: usize) -> Seat {
         Seat {
+            target: client.0 as usize % targets.max(1),
+            away_until_us: 0,
             client: Client::new(client, population),
             sock: None,
             tls: None,
@@ -41,14 +47,9 @@ impl Seat {
     }
 
     /// The socket is connected: TLS begins, or the client asks for its upgrade.
-    pub fn open(
-        &mut self,
-        server: SocketAddr,
-        connector: Option<&Connector>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), Ending> {
-        let Some(connector) = connector else {
-            self.client.open(server, cx);
+    pub fn open(&mut self, config: &FleetConfig, cx: &mut Context<'_>) -> Result<(), Ending> {
+        let Some(connector) = &config.tls else {
+            self.client.open(config.targets[self.target], cx);
             return Ok(());
         };
         let session = connector.session().map_err(|error| self.broken(&error, cx))?;
@@ -57,7 +58,8 @@ impl Seat {
     }
 
     /// Bytes came from the socket.
-    pub fn input(&mut self, server: SocketAddr, bytes: &mut [u8], cx: &mut Context<'_>) -> Result<(), Ending> {
+    pub fn input(&mut self, config: &FleetConfig, bytes: &mut [u8], cx: &mut Context<'_>) -> Result<(), Ending> {
+        let server = config.targets[self.target];
         let Seat { client, tls: Some(session), .. } = self else { return self.client.input(bytes, cx) };
         let was_handshaking = session.is_handshaking();
         let received = session.receive(bytes, |opened| client.input(opened, cx));

@@ -126,8 +126,17 @@ fn begin(drain: Drain, mode: Mode) -> (Fleet, Shared) {
     let population = Arc::new(Population::new("f", CLIENTS, vec![class], 0));
     let (ramp_per_second, slow) = (1_000.0, 0..1);
     let (tls, compression) = (None, false);
-    let config =
-        FleetConfig { target, tls, compression, mode, drain, ramp_per_second, slow, reconnect: true, loads: 1 };
+    let config = FleetConfig {
+        targets: vec![target],
+        tls,
+        compression,
+        mode,
+        drain,
+        ramp_per_second,
+        slow,
+        reconnect: true,
+        loads: 1,
+    };
     let fleet = Fleet::start(config, population, Clock::start()).expect("a fleet");
     assert!(fleet.gather(PATIENCE), "{:?}", fleet.progress());
     (fleet, stage)
@@ -213,7 +222,7 @@ fn a_bare_fleet_counts_frames_and_judges_nothing() {
         let population = Arc::new(Population::new("b", 3, Vec::new(), 0));
         let (mode, slow) = (Mode::Bare, 0..0);
         let config = FleetConfig {
-            target,
+            targets: vec![target],
             tls: None,
             compression: false,
             mode,

@@ -54,7 +54,7 @@ impl Floors<Fleet> {
     pub fn stand(binary: &Path, sockets: usize, drain: Drain) -> Result<Floors<Fleet>, FloorError> {
         Floors::with(binary, sockets, |target| {
             let config = FleetConfig {
-                target,
+                targets: vec![target],
                 // The loops are bare of TLS too.
                 tls: None,
                 compression: false,

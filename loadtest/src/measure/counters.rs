@@ -58,6 +58,17 @@ impl Counters {
         })
     }
 
+    /// Of two gateways together.
+    pub fn and(&self, other: &Counters) -> Counters {
+        Counters {
+            sends: self.sends + other.sends,
+            deliveries: self.deliveries + other.deliveries,
+            connections: self.connections + other.connections,
+            gaps: self.gaps + other.gaps,
+            short_sends: self.short_sends + other.short_sends,
+        }
+    }
+
     /// What was counted since `before`; `connections` stays as it is.
     pub fn since(&self, before: &Counters) -> Counters {
         Counters {

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// `TCP_LISTEN` in `/proc/net/tcp`.
 const LISTENING: &str = "0A";
+/// `TCP_ESTABLISHED`.
+const ESTABLISHED: &str = "01";
 
 /// The process that listens on `addr`, or on every address of this machine with that port. `None`: it is not on this
 /// machine, or belongs to another user whose descriptors may not be read.
@@ -16,6 +18,20 @@ pub fn listener_pid(addr: SocketAddr) -> Option<u32> {
     // The oldest first: a child that inherited the descriptor does not serve it.
     pids.sort_unstable();
     pids.into_iter().find(|pid| holds(*pid, &links))
+}
+
+/// Local and remote ports of the connections that a process has to these ports of this machine.
+pub fn connections_to(pid: u32, ports: &[u16]) -> Vec<(u16, u16)> {
+    let Ok(text) = fs::read_to_string("/proc/net/tcp") else { return Vec::new() };
+    let connection = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, local, remote, state, _, _, _, _, _, inode, ..] = fields.as_slice() else { return None };
+        let (local, remote) = (socket_addr(local)?, socket_addr(remote)?);
+        let is_one = *state == ESTABLISHED && ports.contains(&remote.port());
+        let is_held = || holds(pid, &[format!("socket:[{inode}]")]);
+        (is_one && is_held()).then(|| (local.port(), remote.port()))
+    };
+    text.lines().skip(1).filter_map(connection).collect()
 }
 
 fn holds(pid: u32, links: &[String]) -> bool {
@@ -77,6 +93,16 @@ mod tests {
             drop(listener);
             assert_eq!(listener_pid(addr), None, "{bound}");
         }
+    }
+
+    #[test]
+    fn our_connections_are_found_by_where_they_go() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+        let port = listener.local_addr().expect("bound").port();
+        let stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connected");
+        let local = stream.local_addr().expect("connected").port();
+        assert_eq!(connections_to(std::process::id(), &[port]), [(local, port)]);
+        assert!(connections_to(std::process::id(), &[]).is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! [`Network`]: rings that are opened as they are needed, behind one bell.
 //!
-//! * INV-1 `target` is boxed and outlives the rings: no CONNECT outlives it.
+//! * INV-1 `targets` is boxed, never changed and outlives the rings: no CONNECT outlives its address.
 //! * INV-2 The bytes of a SEND are `in_kernel` of its slot's boxed [`Outgoing`]: unchanged until its completion was reaped, and
 //!   freed later than that or after the ring (fields drop in order: rings before slots).
 //! * INV-3 A part of the scratch is read into at most once a batch, and all reads of a batch are reaped before the next.
@@ -36,9 +36,10 @@ const READS_MAX: u32 = 64;
 /// Bytes waiting to be sent on one socket. Clients send little: a server that does not read that much is ended.
 const OUTGOING_BYTES_MAX: usize = 1 << 20;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NetConfig {
-    pub target: SocketAddr,
+    /// Whom [`Network::connect`] may be told to connect to, by place.
+    pub targets: Vec<SocketAddr>,
     /// Provided buffers of each ring, a power of two: what may arrive at once on armed sockets.
     pub buffers: u16,
 }
@@ -71,7 +72,7 @@ pub enum Event<'a> {
 pub struct Network {
     rings: Vec<Ring>,
     slots: Vec<Slots>,
-    target: Box<SockAddr>,
+    targets: Box<[SockAddr]>,
     config: NetConfig,
     slots_per_ring: u16,
     scratch: Scratch,
@@ -92,7 +93,7 @@ impl Network {
         Ok(Network {
             rings: Vec::new(),
             slots: Vec::new(),
-            target: Box::new(config.target.into()),
+            targets: config.targets.iter().map(|target| SockAddr::from(*target)).collect(),
             config,
             slots_per_ring,
             scratch: Scratch::new(),
@@ -108,9 +109,10 @@ impl Network {
         self.bell.clone()
     }
 
-    /// Begins to connect. An event says how it ended.
-    pub fn connect(&mut self, owner: u32, receive_buffer: Option<u32>) -> io::Result<Sock> {
-        let socket = socket::bound(self.config.target, source(self.config.target, owner), receive_buffer)?;
+    /// Begins to connect to one of the targets. An event says how it ended.
+    pub fn connect(&mut self, owner: u32, target: usize, receive_buffer: Option<u32>) -> io::Result<Sock> {
+        let address = self.config.targets[target];
+        let socket = socket::bound(address, source(address, owner), receive_buffer)?;
         let ring = match self.slots.iter().position(Slots::has_room) {
             Some(ring) => ring,
             None => self.open_ring()?,
@@ -122,7 +124,7 @@ impl Network {
         }
         self.slots[ring].at(slot.into()).in_flight = 1;
         // SAFETY: INV-1.
-        let connect = unsafe { op::connect::slot(slot.into(), &self.target) };
+        let connect = unsafe { op::connect::slot(slot.into(), &self.targets[target]) };
         self.rings[ring].push(&connect);
         Ok(Sock { ring: ring as u16, slot })
     }

@@ -25,7 +25,7 @@ impl Stage {
     fn new() -> Stage {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let target = listener.local_addr().expect("its address");
-        let network = Network::open(NetConfig { target, buffers: 4 }).expect("a ring");
+        let network = Network::open(NetConfig { targets: vec![target], buffers: 4 }).expect("a ring");
         Stage { listener, network, happened: Vec::new() }
     }
 
@@ -33,7 +33,7 @@ impl Stage {
     fn pairs(&mut self, count: u32) -> Vec<(Sock, TcpStream)> {
         (0..count)
             .map(|owner| {
-                let sock = self.network.connect(owner, None).expect("connecting");
+                let sock = self.network.connect(owner, 0, None).expect("connecting");
                 self.until(|happened| happened.contains(&Happened::Connected(owner)));
                 let (peer, _) = self.listener.accept().expect("accepted");
                 peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -205,7 +205,7 @@ fn both_ends_hear_of_an_end_and_the_place_is_used_again() {
         (0..5).for_each(|_| stage.network.turn(Duration::from_millis(5), &mut |event| note(happened, &event)));
         assert_eq!(peer.read(&mut [0]).expect("in order"), 0, "{reading:?}: the peer is told");
         assert!(!stage.happened.contains(&Happened::Ended(0)), "what we close ourselves is no news");
-        let again = stage.network.connect(7, None).expect("connecting");
+        let again = stage.network.connect(7, 0, None).expect("connecting");
         assert!(again == ours || again == theirs, "a free place is taken first");
         stage.until(|happened| happened.contains(&Happened::Connected(7)));
     }
@@ -217,7 +217,7 @@ fn a_refused_connection_ends() {
     let target = stage.listener.local_addr().expect("its address");
     drop(std::mem::replace(&mut stage.listener, TcpListener::bind("127.0.0.1:0").expect("another port")));
     assert_ne!(stage.listener.local_addr().expect("an address"), target);
-    let sock = stage.network.connect(3, None).expect("connecting");
+    let sock = stage.network.connect(3, 0, None).expect("connecting");
     stage.until(|happened| happened == [Happened::Ended(3)]);
     stage.network.close(sock);
 }

@@ -11,6 +11,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::outbox::{Outbox, Step};
 use super::rest::Rest;
+use super::turn::Turn;
 
 /// How long one call may take; then it is sent again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,6 +26,8 @@ pub enum Called {
     Refused(String),
     /// It may have been stored or not.
     Unknown,
+    /// As well, and nobody is there: another place may do better.
+    Lost,
 }
 
 #[derive(Clone, Debug)]
@@ -55,7 +58,7 @@ impl Caller {
                     None => Called::Refused("no result".to_owned()),
                 },
                 Err(status) => match status.code() {
-                    Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded => Called::Unknown,
+                    Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded => Called::Lost,
                     code => Called::Refused(format!("{code:?}")),
                 },
             },
@@ -66,7 +69,7 @@ impl Caller {
 }
 
 /// Publishes what the outbox holds, with at most its `in_flight` calls at once.
-pub async fn publish(outbox: &Mutex<Outbox>, caller: Caller) {
+pub async fn publish(outbox: &Mutex<Outbox>, places: Turn<Caller>) {
     let mut calls = JoinSet::new();
     loop {
         let wait = {
@@ -74,10 +77,14 @@ pub async fn publish(outbox: &Mutex<Outbox>, caller: Caller) {
             let now_us = held.now_us();
             match held.step(now_us, None) {
                 Step::Send(request) => {
-                    let (number, caller) = (request.corr, caller.clone());
+                    let number = request.corr;
+                    let Some((turn, caller)) = places.now().map(|(turn, caller)| (turn, caller.clone())) else {
+                        held.call_refused(number, "no address to push to");
+                        continue;
+                    };
                     calls.spawn(async move {
                         let called = tokio::time::timeout(CALL_TIMEOUT, caller.call(*request)).await;
-                        (number, called.unwrap_or(Called::Unknown))
+                        (number, turn, called.unwrap_or(Called::Lost))
                     });
                     continue;
                 }
@@ -87,7 +94,12 @@ pub async fn publish(outbox: &Mutex<Outbox>, caller: Caller) {
             }
         };
         tokio::select! {
-            Some(Ok((number, called))) = calls.join_next() => take(outbox, number, called),
+            Some(Ok((number, turn, called))) = calls.join_next() => {
+                if matches!(called, Called::Lost) {
+                    places.failed(turn);
+                }
+                take(outbox, number, called);
+            }
             () = tokio::time::sleep(wait) => {}
         }
     }
@@ -98,6 +110,6 @@ fn take(outbox: &Mutex<Outbox>, number: u64, called: Called) {
     match called {
         Called::Answer(answer) => outbox.answered(number, &answer),
         Called::Refused(code) => outbox.call_refused(number, &code),
-        Called::Unknown => outbox.unknown(number),
+        Called::Unknown | Called::Lost => outbox.unknown(number),
     }
 }

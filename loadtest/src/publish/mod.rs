@@ -4,36 +4,44 @@
 //! connection is the same message, and a late one counts as latency (no coordinated omission).
 
 mod calls;
+mod members;
 mod outbox;
 mod requests;
 mod rest;
 mod stream;
 mod tally;
+mod turn;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use tidegate_proto::v1::push_service_client::PushServiceClient;
-use tidegate_proto::v1::{PushRequest, PushResult};
+use tidegate_proto::v1::{PushMessage, PushRequest, PushResult, PushStatus};
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
 use crate::clock::Clock;
 use crate::judge::Ledger;
 use crate::latency::histogram;
-use crate::payload::Filling;
+use crate::node::Addrs;
+use crate::payload::{Filling, TYPE};
 use crate::population::Population;
 use crate::scenario::Via;
 use crate::schedule::Schedule;
 use outbox::Outbox;
+use turn::Turn;
 
 /// Name of the publishers' thread, as `/proc` shows it.
 pub const THREAD_NAME: &str = "publishers";
+/// How long a publisher waits for servers that answer nothing, unless told otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Parts of a load that may wait to begin.
 const PARTS_MAX: usize = 256;
 
@@ -46,14 +54,27 @@ pub struct LoadPlan {
     pub filling: Filling,
     /// Most unanswered messages.
     pub in_flight: usize,
+    /// Without an answer for so long it gives up.
+    pub patience: Duration,
 }
 
-#[derive(Clone, Debug)]
+/// Where messages are handed over. Of several places one is used until a connection to it is lost; then the next.
+#[derive(Clone, Debug, Default)]
 pub struct Endpoints {
-    /// `http://host:port` of control's gRPC listener.
-    pub grpc: String,
-    /// `http://host:port` of control's REST listener.
-    pub api: String,
+    /// `http://host:port` of the gRPC listeners of control nodes.
+    pub grpc: Vec<String>,
+    /// `http://host:port` of their REST listeners.
+    pub api: Vec<String>,
+    /// Client listeners of gateways, for messages that clients send. Plain.
+    pub clients: Vec<SocketAddr>,
+}
+
+impl Endpoints {
+    /// Those of one node.
+    pub fn of(addrs: &Addrs) -> Endpoints {
+        let api = format!("http://{}", addrs.http);
+        Endpoints { grpc: vec![addrs.grpc_url()], api: vec![api], clients: vec![addrs.client] }
+    }
 }
 
 /// What one load came to.
@@ -275,19 +296,60 @@ async fn publish_all(loads: Vec<(Outbox, mpsc::Receiver<Part>)>, endpoints: Endp
 }
 
 async fn publish_load(outbox: Outbox, mut parts: mpsc::Receiver<Part>, endpoints: Endpoints) -> LoadOutcome {
-    let via = outbox.via();
+    let (via, load) = (outbox.via(), outbox.load());
     let outbox = Arc::new(Mutex::new(outbox));
     while let Some(part) = parts.recv().await {
         outbox.lock().expect("no holder panics").begin(part.phases, part.at_us);
         match via {
-            Via::Stream => stream::publish(&outbox, &endpoints.grpc).await,
-            Via::Unary => calls::publish(&outbox, calls::Caller::unary(&endpoints.grpc)).await,
-            Via::Rest => calls::publish(&outbox, calls::Caller::rest(&endpoints.api)).await,
+            Via::Stream => stream::publish(&outbox, &Turn::new(endpoints.grpc.clone(), load)).await,
+            Via::Unary => calls::publish(&outbox, Turn::each(&endpoints.grpc, load, calls::Caller::unary)).await,
+            Via::Rest => calls::publish(&outbox, Turn::each(&endpoints.api, load, calls::Caller::rest)).await,
+            Via::Clients => members::publish(&outbox, &Turn::new(endpoints.clients.clone(), load)).await,
         }
         outbox.lock().expect("no holder panics").end();
     }
     let mut outbox = outbox.lock().expect("no holder panics");
     outbox.outcome()
+}
+
+/// Pushes each key to `to` through all nodes at once, again until every node has accepted it. Per key the nodes' results.
+pub async fn at_once(grpc: &[String], to: &str, keys: &[String]) -> Result<Vec<Vec<PushResult>>, PublishError> {
+    let mut clients = Vec::new();
+    for address in grpc {
+        clients.push(PushServiceClient::<Channel>::connect(address.clone()).await?);
+    }
+    let mut all = Vec::new();
+    for key in keys {
+        let message = PushMessage { r#type: TYPE.to_owned(), content: key.clone(), ..PushMessage::default() };
+        let request = PushRequest {
+            to: vec![to.to_owned()],
+            message: Some(message),
+            message_id: key.clone(),
+            ..PushRequest::default()
+        };
+        let calls: Vec<_> =
+            clients.iter().map(|client| tokio::spawn(until_accepted(client.clone(), request.clone()))).collect();
+        let mut results = Vec::new();
+        for call in calls {
+            results.push(call.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?);
+        }
+        all.push(results);
+    }
+    Ok(all)
+}
+
+async fn until_accepted(
+    mut client: PushServiceClient<Channel>,
+    request: PushRequest,
+) -> Result<PushResult, PublishError> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let result = client.push(request.clone()).await?.into_inner().results.pop().unwrap_or_default();
+        if result.status() == PushStatus::Accepted || tokio::time::Instant::now() > deadline {
+            return Ok(result);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Sends each sample again with its key; returns those that did not get their old place, as text.

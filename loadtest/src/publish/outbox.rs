@@ -18,10 +18,10 @@ use crate::payload::Stamp;
 use crate::scenario::Via;
 use crate::schedule::{Cursor, Due};
 
-/// Without an answer for so long, a publisher gives up what it waits for.
-const PATIENCE_US: u64 = 30_000_000;
 /// Pause before a message whose fate is unknown is sent again.
 const AGAIN_US: u64 = 100_000;
+/// However long the server wishes it to be.
+const AGAIN_MAX_US: u64 = 5_000_000;
 /// Every so many messages one is kept as a sample.
 const SAMPLE_EVERY: u64 = 101;
 const SAMPLES_MAX: usize = 1_000;
@@ -56,6 +56,7 @@ pub struct Outbox {
     load: usize,
     via: Via,
     in_flight: usize,
+    patience_us: u64,
     requests: Requests,
     cursor: Cursor,
     pending: HashMap<u64, Pending>,
@@ -90,6 +91,7 @@ impl Outbox {
             load,
             via: plan.via,
             in_flight: plan.in_flight,
+            patience_us: plan.patience.as_micros() as u64,
             requests: Requests::new(&shared.population, Arc::clone(&schedule), plan.payload_bytes, plan.filling),
             cursor: Cursor::new(schedule),
             pending: HashMap::new(),
@@ -104,6 +106,15 @@ impl Outbox {
 
     pub fn via(&self) -> Via {
         self.via
+    }
+
+    /// Who sends, where clients do.
+    pub fn sender(&self) -> String {
+        format!("{}-sender{}", self.shared.population.run(), self.load)
+    }
+
+    pub fn load(&self) -> usize {
+        self.load
     }
 
     pub fn now_us(&self) -> u64 {
@@ -186,7 +197,11 @@ impl Outbox {
             (PushStatus::Accepted, Some(seq)) => self.accepted(number, seq, answer, now_us),
             (PushStatus::Error, _) if code != UNAVAILABLE => self.refused(number, code),
             // Stored without a seq yet, or stored or not: the same key asks again.
-            _ => self.unknown(number),
+            _ => {
+                let wish_us =
+                    answer.error.as_ref().and_then(|error| error.retry_after_ms).map_or(0, |ms| u64::from(ms) * 1000);
+                self.ask_again(number, wish_us.max(AGAIN_US));
+            }
         }
         if self.pending.len() < self.in_flight
             && let Some(waker) = self.waker.take()
@@ -213,7 +228,14 @@ impl Outbox {
 
     /// Nobody knows what became of it.
     pub fn unknown(&mut self, number: u64) {
-        self.again.push_back((number, self.now_us() + AGAIN_US));
+        self.ask_again(number, AGAIN_US);
+    }
+
+    fn ask_again(&mut self, number: u64, after_us: u64) {
+        let from_us = self.now_us() + after_us.min(AGAIN_MAX_US);
+        // Nearly all wait equally long: its place is at the end or near it.
+        let later = self.again.iter().rev().take_while(|(_, at_us)| *at_us > from_us).count();
+        self.again.insert(self.again.len() - later, (number, from_us));
     }
 
     /// The connection that everything was sent over is gone.
@@ -235,10 +257,10 @@ impl Outbox {
     /// Whether the server has been silent or away for too long; then the load has failed.
     pub fn gave_up(&mut self, now_us: u64) -> bool {
         let owing_us = (!self.pending.is_empty()).then_some(self.state.progress_us);
-        let silent = |since: u64| now_us.saturating_sub(since) > PATIENCE_US;
+        let silent = |since: u64| now_us.saturating_sub(since) > self.patience_us;
         if !self.state.failed && self.state.broken_us.or(owing_us).is_some_and(silent) {
-            let unanswered = self.pending.len();
-            self.fail(|| format!("no answer for {} s; {unanswered} messages wait for one", PATIENCE_US / 1_000_000));
+            let (unanswered, seconds) = (self.pending.len(), self.patience_us / 1_000_000);
+            self.fail(|| format!("no answer for {seconds} s; {unanswered} messages wait for one"));
         }
         self.state.failed
     }
@@ -348,7 +370,7 @@ mod tests {
     use crate::clock::Clock;
     use crate::payload::Filling;
     use crate::population::Population;
-    use crate::publish::LoadProgress;
+    use crate::publish::{LoadProgress, PATIENCE};
     use crate::scenario::{Phase, Pick, Until};
     use crate::schedule::Schedule;
 
@@ -356,7 +378,14 @@ mod tests {
     fn outbox() -> Outbox {
         let phase = Phase { name: "p".into(), per_second: 0.0, until: Until::Messages(10) };
         let schedule = Schedule { load: 0, seed: 1, pick: Pick::Turn, targets: 0..2, phases: vec![phase] };
-        let plan = LoadPlan { schedule, via: Via::Stream, payload_bytes: 64, filling: Filling::Letters, in_flight: 4 };
+        let plan = LoadPlan {
+            schedule,
+            via: Via::Stream,
+            payload_bytes: 64,
+            filling: Filling::Letters,
+            in_flight: 4,
+            patience: PATIENCE,
+        };
         let shared = Shared {
             population: Arc::new(Population::new("lt", 2, Vec::new(), 0)),
             clock: Clock::start(),
@@ -452,7 +481,7 @@ mod tests {
     fn a_silent_server_is_given_up() {
         let mut outbox = outbox();
         sent(&mut outbox);
-        assert_eq!(outbox.step(PATIENCE_US * 2, None), Step::Done);
+        assert_eq!(outbox.step(PATIENCE.as_micros() as u64 * 2, None), Step::Done);
         outbox.end();
         let outcome = outbox.outcome();
         assert_eq!((outcome.unanswered, outcome.wrong.count), (4, 1));

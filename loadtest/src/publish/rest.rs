@@ -79,9 +79,9 @@ impl Rest {
             .header(CONTENT_TYPE, "application/json")
             .body(Full::from(body));
         let Ok(request) = request else { return Called::Refused("no HTTP request".to_owned()) };
-        let Ok(response) = self.client.request(request).await else { return Called::Unknown };
+        let Ok(response) = self.client.request(request).await else { return Called::Lost };
         let status = response.status();
-        let Ok(body) = response.into_body().collect().await else { return Called::Unknown };
+        let Ok(body) = response.into_body().collect().await else { return Called::Lost };
         read(status, &body.to_bytes())
     }
 }

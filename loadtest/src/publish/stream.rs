@@ -14,6 +14,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::PublishError;
 use super::outbox::{Outbox, Step};
+use super::turn::Turn;
 
 /// Pause between attempts to reach the server again.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -23,9 +24,14 @@ const LOOK: Duration = Duration::from_millis(100);
 const ANSWERS_MAX: usize = 1_024;
 
 /// Publishes what the outbox holds; broken connections are made again and what was unanswered is sent again.
-pub async fn publish(outbox: &Arc<Mutex<Outbox>>, grpc: &str) {
+pub async fn publish(outbox: &Arc<Mutex<Outbox>>, places: &Turn<String>) {
     loop {
+        let Some((turn, grpc)) = places.now() else {
+            outbox.lock().expect("no holder panics").fail(|| "no address to push to".to_owned());
+            return;
+        };
         let ended = attempt(outbox, grpc).await;
+        places.failed(turn);
         if ended.is_ok() || !goes_on(&mut outbox.lock().expect("no holder panics"), &ended) {
             return;
         }

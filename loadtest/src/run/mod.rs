@@ -28,7 +28,7 @@ use crate::fleet::{Fleet, FleetConfig, Judgement, Mode};
 use crate::measure::kernel::{KernelMemory, bare_socket_bytes};
 use crate::measure::process::Watched;
 use crate::population::{Population, StreamNo};
-use crate::publish::{Endpoints, LoadPlan, Published, Publishers};
+use crate::publish::{Endpoints, LoadPlan, PATIENCE, Published, Publishers};
 use crate::result::{Floor, RunResult};
 use crate::scenario::{Load, Phase, Scenario, To, Until};
 use crate::schedule::Schedule;
@@ -56,14 +56,15 @@ const SLICE: &str = "slice";
 pub struct Options {
     /// As it was given, for the result.
     pub target: String,
-    /// The gateway's client listener.
-    pub client: SocketAddr,
+    /// Client listeners of the gateways.
+    pub clients: Vec<SocketAddr>,
     /// `None`: plain.
     pub tls: Option<Tls>,
     pub endpoints: Endpoints,
-    /// The gateway's admin listener.
-    pub admin: Option<SocketAddr>,
-    /// Server processes, by the names of this module: [`GATEWAY`], [`CONTROL`], or [`BOTH`]. Others are only reported.
+    /// Admin listeners of the gateways.
+    pub admins: Vec<SocketAddr>,
+    /// Server processes, by the names of this module: [`GATEWAY`], [`CONTROL`], or [`BOTH`]; of several the n-th is called
+    /// `gateway-n` or `control-n`. Others are only reported.
     pub watched: Vec<Watched>,
     /// Makes uids, groups and keys of this run unique.
     pub run: String,
@@ -140,7 +141,8 @@ fn check_tls(scenario: &Scenario, options: &Options) -> Result<(), RunError> {
         return Err(RunError::ForeignCertificate);
     }
     let target = options.target.clone();
-    tls.connector.shown(options.client).map(drop).map_err(|source| match &source {
+    let Some(client) = options.clients.first() else { return Ok(()) };
+    tls.connector.shown(*client).map(drop).map_err(|source| match &source {
         TlsError::Rustls(rustls::Error::InvalidCertificate(_)) => RunError::Certificate { target, source },
         _ => RunError::Tls { target, source },
     })
@@ -299,8 +301,10 @@ impl Memory {
             return Memory::default();
         }
         let connections = f64::from(established);
-        let gateway = held.gateway_index();
-        let rss = gateway.and_then(|at| Some((idle.usages.get(at).copied()??, held.usage(at)?.rss_bytes)));
+        let of_gateway = |at: &usize| Some((idle.usages.get(*at).copied()??, held.usage(*at)?.rss_bytes));
+        let of_gateways: Option<Vec<(u64, u64)>> = held.gateways().iter().map(of_gateway).collect();
+        let sums = |all: Vec<(u64, u64)>| all.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let rss = of_gateways.filter(|all| !all.is_empty()).map(sums);
         let kernel = idle.kernel.as_ref().zip(KernelMemory::read().ok());
         let sockets = f64::from(scenario.connections.count.min(established));
         Memory {
@@ -320,7 +324,7 @@ fn start_fleet(
 ) -> io::Result<Fleet> {
     let connections = &scenario.connections;
     let config = FleetConfig {
-        target: options.client,
+        targets: options.clients.clone(),
         tls: options.tls.as_ref().map(|tls| tls.connector.clone()),
         compression: connections.compression,
         mode: Mode::Follow,
@@ -351,7 +355,7 @@ fn plans(scenario: &Scenario, population: &Population) -> Vec<LoadPlan> {
         }
         let schedule = Schedule { load: index as u16, seed: scenario.seed, pick: load.pick, targets, phases };
         let Load { via, payload_bytes, filling, in_flight, .. } = *load;
-        LoadPlan { schedule, via, payload_bytes, filling, in_flight }
+        LoadPlan { schedule, via, payload_bytes, filling, in_flight, patience: PATIENCE }
     };
     scenario.loads.iter().enumerate().map(plan).collect()
 }

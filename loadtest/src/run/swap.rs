@@ -64,7 +64,10 @@ fn begin(run: &Run<'_>) -> Swap {
     let Some((tls, successor)) = tls.and_then(|tls| Some((tls, tls.successor.clone()?))) else {
         return Swap::Done(Err("the certificate files of this gateway are not ours".to_owned()));
     };
-    let (connector, server) = (tls.connector.clone(), run.options.client);
+    let Some(server) = run.options.clients.first().copied() else {
+        return Swap::Done(Err("there is no gateway".to_owned()));
+    };
+    let connector = tls.connector.clone();
     let thread = thread::Builder::new().name("swap".into()).spawn(move || replace(&connector, server, &successor));
     thread.map_or_else(|error| Swap::Done(Err(format!("no thread to replace the certificate: {error}"))), Swap::Under)
 }

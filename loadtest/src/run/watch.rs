@@ -20,8 +20,8 @@ pub const BOTH: &str = "tidegate";
 #[derive(Debug)]
 pub struct Watch {
     clock: Clock,
-    admin: Option<SocketAddr>,
-    roles: Roles,
+    admins: Vec<SocketAddr>,
+    roles: Arc<Roles>,
     probes: Mutex<Vec<Probe>>,
     own: Mutex<Probe>,
     fleet: Mutex<Option<Arc<Fleet>>>,
@@ -29,10 +29,10 @@ pub struct Watch {
 }
 
 /// Which of the watched processes is what.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Roles {
-    gateway: Option<usize>,
-    control: Option<usize>,
+    gateways: Vec<usize>,
+    controls: Vec<usize>,
     /// The gateway's process holds both.
     shared: bool,
 }
@@ -43,7 +43,7 @@ pub struct Snapshot {
     pub at_us: u64,
     /// By watched process; `None`: it has ended.
     usages: Vec<Option<Usage>>,
-    roles: Roles,
+    roles: Arc<Roles>,
     /// The harness itself.
     pub own: Option<Usage>,
     pub counters: Option<Counters>,
@@ -52,15 +52,35 @@ pub struct Snapshot {
     pub answered: u64,
 }
 
+impl Roles {
+    fn of(watched: &[Watched]) -> Roles {
+        let places = |is_so: &dyn Fn(&str) -> bool| {
+            let found = watched.iter().enumerate().filter(|(_, watched)| is_so(&watched.name));
+            found.map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        let gateways = places(&|name| is_one_of(name, GATEWAY));
+        let shared = places(&|name| name == BOTH);
+        let controls = places(&|name| is_one_of(name, CONTROL));
+        match gateways.is_empty() {
+            true => Roles { shared: !shared.is_empty(), gateways: shared, controls },
+            false => Roles { gateways, controls, shared: false },
+        }
+    }
+}
+
+/// `gateway`, `gateway-1`, `gateway-2` …
+fn is_one_of(name: &str, role: &str) -> bool {
+    let number = name.strip_prefix(role).map(|rest| rest.strip_prefix('-').unwrap_or(rest));
+    number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 impl Watch {
     pub fn new(options: &Options, clock: Clock, fleet: Option<Arc<Fleet>>, meter: Meter) -> Watch {
-        let named = |name: &str| options.watched.iter().position(|watched| watched.name == name);
-        let shared = named(BOTH);
-        let roles = Roles { gateway: named(GATEWAY).or(shared), control: named(CONTROL), shared: shared.is_some() };
+        let roles = Roles::of(&options.watched);
         Watch {
             clock,
-            admin: options.admin,
-            roles,
+            admins: options.admins.clone(),
+            roles: Arc::new(roles),
             probes: Mutex::new(options.watched.iter().cloned().map(Probe::new).collect()),
             own: Mutex::new(Probe::new(Watched { name: "generator".to_owned(), pid: std::process::id() })),
             fleet: Mutex::new(fleet),
@@ -68,9 +88,10 @@ impl Watch {
         }
     }
 
-    /// Everything, with the gateway's own counters; blocks for a round trip to it.
+    /// Everything, with the gateways' own counters; blocks for a round trip to each.
     pub fn snapshot(&self) -> Snapshot {
-        let counters = self.admin.and_then(|admin| Counters::scrape(admin).ok());
+        let pages: Option<Vec<Counters>> = self.admins.iter().map(|admin| Counters::scrape(*admin).ok()).collect();
+        let counters = pages.and_then(|pages| pages.into_iter().reduce(|sum, page| sum.and(&page)));
         Snapshot { counters, health: self.with_fleet(Fleet::health), ..self.glance() }
     }
 
@@ -80,7 +101,7 @@ impl Watch {
         Snapshot {
             at_us: self.clock.now_us(),
             usages: probes.iter_mut().map(|probe| probe.usage().ok()).collect(),
-            roles: self.roles,
+            roles: Arc::clone(&self.roles),
             own: self.own.lock().expect("no holder panics").usage().ok(),
             counters: None,
             progress: self.with_fleet(Fleet::progress).unwrap_or_default(),
@@ -121,7 +142,7 @@ impl Watch {
             messages_per_send: sends.and_then(|sends| per(delivered, sends)),
             bytes_per_delivery: per(Some(bytes), shown),
             cpu_percent: per(gateway_us, seconds).map(|us| us / 1e4),
-            rss_bytes: to.roles.gateway.and_then(|at| Some(to.usage(at)?.rss_bytes)),
+            rss_bytes: to.sum(&to.roles.gateways, |usage| usage.rss_bytes),
             ..Server::default()
         })
     }
@@ -163,21 +184,29 @@ impl Snapshot {
         &self.usages
     }
 
-    pub fn gateway_index(&self) -> Option<usize> {
-        self.roles.gateway
+    /// Places of the gateways' processes.
+    pub fn gateways(&self) -> &[usize] {
+        &self.roles.gateways
     }
 
     pub fn gateway_cpu_us(&self) -> Option<u64> {
-        let usage = self.usage(self.roles.gateway?)?;
-        Some(if self.roles.shared { gateway_cpu_us(usage) } else { usage.cpu_us })
+        let shared = self.roles.shared;
+        self.sum(&self.roles.gateways, |usage| if shared { gateway_cpu_us(usage) } else { usage.cpu_us })
     }
 
     fn control_cpu_us(&self) -> Option<u64> {
-        if let Some(control) = self.roles.control {
-            return Some(self.usage(control)?.cpu_us);
+        if !self.roles.controls.is_empty() {
+            return self.sum(&self.roles.controls, |usage| usage.cpu_us);
         }
-        let both = self.usage(self.roles.gateway.filter(|_| self.roles.shared)?)?;
-        Some(both.cpu_us.saturating_sub(gateway_cpu_us(both)))
+        let shared = self.roles.gateways.as_slice();
+        let shared = if self.roles.shared { shared } else { &[] };
+        self.sum(shared, |both| both.cpu_us.saturating_sub(gateway_cpu_us(both)))
+    }
+
+    /// Of several processes together; `None`: there are none, or one has ended.
+    fn sum(&self, places: &[usize], of: impl Fn(&Usage) -> u64) -> Option<u64> {
+        let all: Option<Vec<u64>> = places.iter().map(|at| self.usage(*at).map(&of)).collect();
+        all.filter(|all| !all.is_empty()).map(|all| all.iter().sum())
     }
 
     /// Of one core, the busiest thread of the harness since `from`.
@@ -197,4 +226,24 @@ pub fn resident(watched: &[Watched]) -> Vec<Option<u64>> {
 
 fn delta(from: Option<u64>, to: Option<u64>) -> Option<f64> {
     Some(to?.saturating_sub(from?) as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_are_told_apart_by_their_names() {
+        let watched = |names: &[&str]| -> Vec<Watched> {
+            names.iter().map(|name| Watched { name: (*name).to_owned(), pid: 1 }).collect()
+        };
+        let roles = Roles::of(&watched(&["control-1", "gateway-1", "gateway-2", "gateway-x", "control-2"]));
+        assert_eq!((roles.gateways, roles.controls, roles.shared), (vec![1, 2], vec![0, 4], false));
+        let roles = Roles::of(&watched(&["tidegate"]));
+        assert_eq!((roles.gateways, roles.controls, roles.shared), (vec![0], vec![], true));
+        let roles = Roles::of(&watched(&["gateway", "control"]));
+        assert_eq!((roles.gateways, roles.controls, roles.shared), (vec![0], vec![1], false));
+        let roles = Roles::of(&watched(&["server-1"]));
+        assert_eq!((roles.gateways, roles.controls, roles.shared), (vec![], vec![], false));
+    }
 }

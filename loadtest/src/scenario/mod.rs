@@ -105,6 +105,8 @@ pub enum Via {
     Unary,
     /// `POST /api/v1/push`, one connection per call under way.
     Rest,
+    /// A client of the gateways sends, pipelined; to groups.
+    Clients,
 }
 
 #[derive(Clone, Debug, PartialEq)]

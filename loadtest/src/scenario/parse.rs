@@ -23,6 +23,8 @@ const PAYLOAD_BYTES: u64 = 128;
 const IN_FLIGHT_MAX: u64 = 1_000_000;
 /// Connections of one REST load, and calls of one unary load: what one control node takes by default.
 const CALLS_MAX: u64 = 1_000;
+/// The protocol's: so many requests of one client may wait for their answers.
+const OF_ONE_CLIENT_MAX: u64 = 64;
 const RAMP_PER_SECOND: f64 = 1_000.0;
 const DRAIN_MS: u64 = 20;
 const LAG_MS_MAX: f64 = 50.0;
@@ -165,13 +167,23 @@ fn load(mut section: Section<'_>, groups: &[GroupClass]) -> Load {
     let name = name(&mut section);
     let to = to(&mut section, groups);
     let pick = section.choice("pick", &[("turn", Pick::Turn), ("random", Pick::Random)]).unwrap_or(Pick::Turn);
-    let ways = [("stream", Via::Stream), ("unary", Via::Unary), ("rest", Via::Rest)];
+    let ways = [("stream", Via::Stream), ("unary", Via::Unary), ("rest", Via::Rest), ("clients", Via::Clients)];
     let via = section.choice("via", &ways).unwrap_or(Via::Stream);
+    if via == Via::Clients && to == To::Inboxes {
+        section.problem(
+            "via",
+            "what a client sends to a user is answered with its seq in their conversation, not in the inbox",
+        );
+    }
     let payload_bytes =
         section.integer("payload_bytes", PAYLOAD_BYTES_MIN as u64..=PAYLOAD_BYTES_MAX).unwrap_or(PAYLOAD_BYTES);
     let fillings = [("letters", Filling::Letters), ("words", Filling::Words)];
     let filling = section.choice("filling", &fillings).unwrap_or_default();
-    let (most, usual) = if via == Via::Stream { (IN_FLIGHT_MAX, 10_000) } else { (CALLS_MAX, 64) };
+    let (most, usual) = match via {
+        Via::Stream => (IN_FLIGHT_MAX, 10_000),
+        Via::Unary | Via::Rest => (CALLS_MAX, 64),
+        Via::Clients => (OF_ONE_CLIENT_MAX, OF_ONE_CLIENT_MAX),
+    };
     let in_flight = section.integer("in_flight", 1..=most).unwrap_or(usual);
     let phases: Vec<Phase> = section.sections("phases").into_iter().map(phase).collect();
     if phases.is_empty() {

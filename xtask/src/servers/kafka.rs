@@ -7,9 +7,10 @@ use std::process::Command;
 use anyhow::bail;
 
 use super::install::{self, output};
+use super::kafka_secure::{self, Access};
 use super::{Place, Recipe, ask, java};
 
-const PINS: &str = include_str!("kafka.sha256");
+pub(super) const PINS: &str = include_str!("kafka.sha256");
 const CONFIG: &str = include_str!("../../../deploy/local/kafka.properties");
 const LOGGING: &str = include_str!("../../../deploy/local/log4j2.properties");
 /// The same for every broker of ours; base 64 of sixteen bytes.
@@ -19,6 +20,8 @@ pub struct Kafka {
     java: PathBuf,
     jars: PathBuf,
     brokers: usize,
+    /// One broker, with a listener that asks who comes, and rights.
+    secure: bool,
 }
 
 impl Kafka {
@@ -26,7 +29,12 @@ impl Kafka {
         if !matches!(brokers, 1 | 3) {
             bail!("Kafka runs with 1 broker or with 3, not with {brokers}");
         }
-        Ok(Kafka { java: java::find()?, jars: install::jars("kafka", &install::pins(PINS)?)?, brokers })
+        let jars = install::jars("kafka", &install::pins(PINS)?)?;
+        Ok(Kafka { java: java::find()?, jars, brokers, secure: false })
+    }
+
+    pub fn install_secure() -> anyhow::Result<Kafka> {
+        Ok(Kafka { secure: true, ..Kafka::install(1)? })
     }
 
     fn jvm(&self, place: &Place, heap: &str) -> Command {
@@ -35,7 +43,7 @@ impl Kafka {
         command
     }
 
-    fn properties(&self, place: &Place, node: usize) -> String {
+    fn properties(&self, place: &Place, node: usize) -> anyhow::Result<String> {
         let [client, controller] = [place.ports[node * 2], place.ports[node * 2 + 1]];
         let voters: Vec<String> =
             (0..self.brokers).map(|node| format!("{}@127.0.0.1:{}", node + 1, place.ports[node * 2 + 1])).collect();
@@ -58,7 +66,10 @@ impl Kafka {
         ] {
             text += &format!("{key}={value}\n");
         }
-        text
+        if self.secure {
+            text += &kafka_secure::properties(&Access::of(place), client, controller, place.ports[2])?;
+        }
+        Ok(text)
     }
 }
 
@@ -67,23 +78,31 @@ impl Recipe for Kafka {
         self.brokers
     }
 
-    /// Clients and controllers.
+    /// Clients and controllers, and those who say who they are.
     fn ports_per_node(&self) -> usize {
-        2
+        if self.secure { 3 } else { 2 }
     }
 
     fn prepare(&self, place: &Place) -> anyhow::Result<()> {
         fs::create_dir_all(&place.data)?;
         fs::write(place.data.join("log4j2.properties"), LOGGING)?;
+        if self.secure {
+            let tool = self.jvm(place, "-Xmx128m");
+            kafka_secure::prepare(&Access::of(place), &tool, place.ports[2])?;
+        }
         for node in 0..self.brokers {
             let folder = place.node(node);
             fs::create_dir_all(&folder)?;
             let properties = folder.join("server.properties");
-            fs::write(&properties, self.properties(place, node))?;
+            fs::write(&properties, self.properties(place, node)?)?;
             if !folder.join("data/meta.properties").exists() {
                 let mut format = self.jvm(place, "-Xmx128m");
                 format.args(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID, "--config"]);
-                output(format.arg(&properties))?;
+                format.arg(&properties);
+                if self.secure {
+                    format.args(kafka_secure::scram(&Access::of(place))?);
+                }
+                output(&mut format)?;
             }
         }
         Ok(())
@@ -106,6 +125,9 @@ impl Recipe for Kafka {
     }
 
     fn url(&self, place: &Place) -> String {
+        if self.secure {
+            return kafka_secure::url(&Access::of(place), place.ports[2]);
+        }
         let nodes = (0..self.brokers).map(|node| format!("127.0.0.1:{}", place.ports[node * 2]));
         nodes.collect::<Vec<_>>().join(",")
     }

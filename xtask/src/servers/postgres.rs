@@ -48,7 +48,7 @@ impl Postgres {
         command
     }
 
-    fn ask(&self, place: &Place, database: &str, question: &str) -> anyhow::Result<String> {
+    pub(super) fn ask(&self, place: &Place, database: &str, question: &str) -> anyhow::Result<String> {
         let mut psql = self.command("psql");
         psql.args(["-XAtq", "-h", "127.0.0.1", "-U", "tidegate", "-d", database, "-c", question]);
         psql.env("PGCONNECT_TIMEOUT", "5").args(["-p", &place.ports[0].to_string()]);

@@ -77,6 +77,16 @@ impl Process {
         }
     }
 
+    /// SIGSTOP: it stands still, its connections stay.
+    pub fn freeze(&self) -> anyhow::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) -> anyhow::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// The descriptor holds on to the process while we look whether it is ours, so that the signal cannot reach another.
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw).context("not the number of a process")?;

@@ -11,4 +11,4 @@ pub use names::{
     BadName, Epoch, Fingerprint, Gid, Lsn, MessageId, OwnerEpoch, PartitionId, Seq, StreamKey, StreamKind, Timestamp,
     Uid,
 };
-pub use record::{Append, GroupChange, LeaveReason, Mark, MembershipChange, Place, Record, Role};
+pub use record::{Append, GroupChange, Joined, LeaveReason, Mark, MembershipChange, Place, Record, Role};

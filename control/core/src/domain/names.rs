@@ -226,6 +226,41 @@ impl fmt::Display for MessageId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionId(pub u32);
 
+impl PartitionId {
+    /// Partitions that a cluster may have.
+    pub const COUNT_MAX: u32 = 512;
+
+    /// The one partition that sequences a stream. Gateways compute the same; the definition never changes, since it says
+    /// whose log holds a stream.
+    ///
+    /// It is how Kafka's own clients choose a partition by key. So where the partitions here are a multiple of those of the
+    /// upstream topic, whoever produces with the stream as key meets the right one there.
+    pub fn of(stream: &StreamKey, partitions: u32) -> PartitionId {
+        PartitionId((murmur2(stream.as_str().as_bytes()) & 0x7fff_ffff) % partitions.max(1))
+    }
+}
+
+/// Austin Appleby's MurmurHash2, 32 bit, with Kafka's seed.
+fn murmur2(key: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ key.len() as u32;
+    let mut words = key.chunks_exact(4);
+    for word in &mut words {
+        let mut k = u32::from_le_bytes([word[0], word[1], word[2], word[3]]).wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
+    }
+    let rest = words.remainder();
+    if !rest.is_empty() {
+        for (at, byte) in rest.iter().enumerate() {
+            hash ^= u32::from(*byte) << (8 * at);
+        }
+        hash = hash.wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
 /// Rises with every change of a partition's owner; what an older owner still says is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerEpoch(pub u64);
@@ -269,6 +304,22 @@ mod tests {
         for bad in ["", "u:", "u", "x:a", "u:a b", "u:a\r\n", "u:ä", "c:b:a", "c:a", "c::a", "c:a:b:c", "U:a", &long] {
             assert_eq!(bad.parse::<StreamKey>(), Err(BadName), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn streams_spread_evenly_over_partitions_and_always_alike() {
+        let mut counts = [0; 20];
+        for user in 0..20_000 {
+            let stream: StreamKey = format!("u:user-{user}").parse().expect("a stream");
+            let PartitionId(partition) = PartitionId::of(&stream, 20);
+            counts[partition as usize] += 1;
+            assert_eq!(PartitionId::of(&stream, 1), PartitionId(0));
+        }
+        assert!(counts.iter().all(|count| (850..1_150).contains(count)), "{counts:?}");
+        // Known values of Kafka's Java client.
+        let of = |name: &str, count| PartitionId::of(&name.parse().expect("a stream"), count).0;
+        assert_eq!((of("u:alice", 20), of("g:_all", 7), of("c:alice:bob", 512)), (19, 1, 65));
+        assert_eq!((murmur2(b"21") as i32, murmur2(b"foobar") as i32), (-973_932_308, -790_332_482));
     }
 
     #[test]

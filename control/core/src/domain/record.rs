@@ -16,10 +16,24 @@ pub enum Record {
     Mark(Mark),
     /// A user read up to here (`device` is empty).
     Read(Mark),
+    /// A user came into a group whose stream another partition sequences.
+    Joined(Joined),
+}
+
+/// Stands in the log of the user's inbox: gateways that know the user, but not the group yet, hear of it from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Joined {
+    pub uid: Uid,
+    pub gid: Gid,
+    pub epoch: Epoch,
+    /// Place of the joining in the group's stream.
+    pub seq: Seq,
+    pub ts: Timestamp,
 }
 
 /// A message with its place in each stream it belongs to. For a one-to-one message the conversation stands first, then both
-/// inboxes (one, if the user writes to themselves).
+/// inboxes (one, if the user writes to themselves). Where there are several partitions, the conversation's log has its place
+/// alone, and each inbox's log has the conversation's place, which is foreign there, and its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
     pub body: Arc<Body>,

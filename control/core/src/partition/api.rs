@@ -5,10 +5,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::domain::{
-    Body, Content, Epoch, Gid, LeaveReason, Lsn, MessageId, OwnerEpoch, PartitionId, Priority, Refusal, Seq, StreamKey,
-    Uid,
+    Body, Content, Epoch, Gid, Joined, LeaveReason, Lsn, MessageId, OwnerEpoch, PartitionId, Place, Priority, Refusal,
+    Seq, StreamKey, Uid,
 };
-use crate::ports::{Group, Head, Page, Stored};
+use crate::ports::{Consumed, Group, Head, Page, Stored};
 
 /// The caller's name for a command, echoed in its one [`Output::Reply`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,10 +55,21 @@ pub enum Input {
     },
     /// At least ten times a second; positions and the store's housekeeping depend on it.
     Tick,
+    /// Read from the upstream topic, where `upto` comes next. What came of it is committed with that place, even if it was
+    /// refused, so that a successor never decides it again. A store that is away refuses none of these: all waits for it.
+    Appended {
+        token: Token,
+        push: Box<Push>,
+        upto: Consumed,
+    },
+    /// As [`Input::Appended`], of records that are nobody's push.
+    Consumed(Consumed),
+    /// What the log's records up to here owe to other partitions has arrived there.
+    Routed(Lsn),
 }
 
 /// Each is carried out whole or refused; what is refused has changed nothing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Command {
     /// A backend's push (`sender: None`: no membership asked) or a client's send.
     Push(Box<Push>),
@@ -111,10 +122,33 @@ pub enum Command {
         uid: Option<Uid>,
         streams: Vec<StreamKey>,
     },
+    /// From another partition, which may say it more than once.
+    Errand(Errand),
 }
 
-#[derive(Debug)]
+/// What a record of one partition owes to another: derived from the record alone, so a new owner finds it in the log again.
+#[derive(Clone, Debug)]
+pub enum Errand {
+    /// A one-to-one message belongs into this user's inbox. `place` is that in the conversation.
+    Entry { inbox: Uid, place: Place, body: Arc<Body> },
+    /// A user came into a group: gateways that know only the user must hear of it.
+    Joined(Joined),
+}
+
+impl Errand {
+    /// Whose partition it is for.
+    pub fn to(&self) -> &Uid {
+        match self {
+            Errand::Entry { inbox, .. } => inbox,
+            Errand::Joined(joined) => &joined.uid,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
 pub struct Push {
+    /// Given by who took the push in; `None`: the partition gives one.
+    pub id: Option<MessageId>,
     /// A `u:` target of a client's send becomes a conversation; of a backend's push it is the inbox itself.
     pub to: StreamKey,
     /// The authenticated client; `None`: a backend.
@@ -133,6 +167,8 @@ pub struct Push {
     pub priority: Priority,
     pub ttl_s: u32,
     pub platforms: SmallVec<[Box<str>; 1]>,
+    /// Who takes it in may answer [`Reply::Queued`] as soon as it is durable. A partition does not care.
+    pub ack_durable: bool,
 }
 
 #[derive(Debug)]
@@ -150,6 +186,8 @@ pub struct LinkOpenStream {
     pub stream: StreamKey,
     /// As the client said them; an epoch that does not parse is a foreign one.
     pub cursor: Option<(Box<str>, Seq)>,
+    /// Nobody named it: another partition listed it for `auto_join`. An error is not told, and it is listed only with news.
+    pub auto: bool,
 }
 
 #[derive(Debug)]
@@ -160,6 +198,8 @@ pub enum Output {
     Link { gateway: GatewayId, item: LinkItem },
     /// The attachment must be ended: it violated the protocol or its replay failed.
     Detach { gateway: GatewayId, why: &'static str },
+    /// The record at `lsn` owes this to another partition. All of a record come together, in the order of the log.
+    Errand { lsn: Lsn, errand: Errand },
 }
 
 #[derive(Debug)]
@@ -170,6 +210,13 @@ pub enum Reply {
         seq: Option<Seq>,
         id: MessageId,
         duplicate: bool,
+        /// Live connections of the target's user, where whoever answers knows them. A partition does not.
+        online: Option<u32>,
+    },
+    /// It is durable and will be sequenced; nobody waited for that. Said by who takes pushes in, never by a partition.
+    Queued {
+        /// `None`: the partition will give it one.
+        id: Option<MessageId>,
     },
     Group(Group),
     /// Of acks, reads and membership changes; `seq` is the place of the change if it has one.
@@ -218,6 +265,8 @@ pub enum LinkItem {
     OpenEnd {
         corr: u64,
     },
+    /// Streams of other partitions that this open's `auto_join` means too; before its `OpenEnd`.
+    Also(Arc<Also>),
     Membership {
         lsn: Lsn,
         uid: Uid,
@@ -227,6 +276,12 @@ pub enum LinkItem {
         joined: bool,
         reason: LeaveReason,
     },
+}
+
+#[derive(Debug)]
+pub struct Also {
+    pub corr: u64,
+    pub streams: Vec<StreamKey>,
 }
 
 #[derive(Debug)]

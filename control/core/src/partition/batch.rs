@@ -10,9 +10,10 @@ use smallvec::SmallVec;
 use super::access::View;
 use super::api::{GatewayId, Input, LinkOpen, LinkOpenStream, Reply, Token};
 use crate::domain::{
-    Append, Body, Epoch, Gid, GroupChange, MembershipChange, Place, Record, Refusal, Seq, StreamKey, Uid, record::Dedup,
+    Append, Body, Epoch, Gid, GroupChange, Joined, MembershipChange, Place, Record, Refusal, Seq, StreamKey, Uid,
+    record::Dedup,
 };
-use crate::ports::{DedupHit, Group, Member};
+use crate::ports::{DedupHit, Group, Member, Progress};
 
 #[derive(Debug)]
 pub(super) struct Batch {
@@ -23,6 +24,8 @@ pub(super) struct Batch {
     pub overlay: Overlay,
     /// A tick was among the inputs.
     pub tick: bool,
+    /// Committed with the records.
+    pub progress: Progress,
 }
 
 /// What is done after the commit, in the order of the inputs.
@@ -59,6 +62,14 @@ pub(super) enum Effect {
         views: Vec<(StreamKey, Result<View, Refusal>)>,
     },
     Open(Box<Opening>),
+    /// The record at this index is news for gateways that want the user's inbox.
+    Joined {
+        record: u32,
+    },
+    /// The record at this index owes something to other partitions.
+    Errands {
+        record: u32,
+    },
     /// An input of a link that decides nothing. `before`: records of this batch that stand before it.
     Link {
         input: Input,
@@ -80,8 +91,8 @@ pub(super) struct Opening {
     pub gateway: GatewayId,
     /// As it was asked, in case it has to be decided again.
     pub open: LinkOpen,
-    /// `None`: the store was not available to decide it.
-    pub streams: Option<Entered>,
+    /// And which of those that nobody named belong to other partitions. `None`: the store was not available to decide it.
+    pub streams: Option<(Entered, Vec<StreamKey>)>,
 }
 
 /// The streams of an open and whether it may have each.
@@ -101,6 +112,8 @@ pub(super) type DeviceStream = (Uid, Box<str>, StreamKey);
 #[derive(Debug)]
 pub(super) struct Overlay {
     pub dedup: HashMap<[u8; 16], DedupHit, FixedState>,
+    /// What the store said of keys of this batch, asked for all of them together.
+    pub asked_keys: HashMap<[u8; 16], Option<DedupHit>, FixedState>,
     /// Begun or dismissed in this batch: for these the store's members do not count.
     pub groups: HashMap<Gid, Group, FixedState>,
     pub members: HashMap<(Gid, Uid), Member, FixedState>,
@@ -115,13 +128,21 @@ impl Batch {
         let hasher = || FixedState::with_seed(seed);
         let overlay = Overlay {
             dedup: HashMap::with_hasher(hasher()),
+            asked_keys: HashMap::with_hasher(hasher()),
             groups: HashMap::with_hasher(hasher()),
             members: HashMap::with_hasher(hasher()),
             marks: HashMap::with_hasher(hasher()),
             reads: HashMap::with_hasher(hasher()),
             seen: HashSet::with_hasher(hasher()),
         };
-        Batch { records: Vec::new(), hashes: Vec::new(), effects: Vec::new(), overlay, tick: false }
+        Batch {
+            records: Vec::new(),
+            hashes: Vec::new(),
+            effects: Vec::new(),
+            overlay,
+            tick: false,
+            progress: Progress::default(),
+        }
     }
 
     /// Adds a message and its routing. `places` come with the hashes of their streams.
@@ -146,6 +167,17 @@ impl Batch {
         self.records.push(Record::Append(Append { body, places: bare, dedup, membership }));
     }
 
+    /// The record that was added last owes something to other partitions.
+    pub fn owes(&mut self) {
+        self.effects.push(Effect::Errands { record: self.records.len() as u32 - 1 });
+    }
+
+    /// A user came into a group of another partition: told to gateways that know the user.
+    pub fn joined(&mut self, joined: Joined) {
+        self.effects.push(Effect::Joined { record: self.records.len() as u32 });
+        self.records.push(Record::Joined(joined));
+    }
+
     pub fn group(&mut self, change: GroupChange) {
         self.records.push(Record::Group(change));
     }
@@ -160,6 +192,7 @@ impl Batch {
         self.hashes.clear();
         self.effects.clear();
         self.tick = false;
+        self.progress = Progress::default();
         self.overlay.clear();
     }
 }
@@ -167,6 +200,7 @@ impl Batch {
 impl Overlay {
     fn clear(&mut self) {
         self.dedup.clear();
+        self.asked_keys.clear();
         self.groups.clear();
         self.members.clear();
         self.marks.clear();

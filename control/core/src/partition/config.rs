@@ -12,6 +12,8 @@ pub enum GroupHistory {
 
 #[derive(Clone, Debug)]
 pub struct PartitionConfig {
+    /// How many partitions there are; each stream belongs to [`PartitionId::of`](crate::domain::PartitionId::of) it.
+    pub partitions: u32,
     /// Part of every message id; 0 … [`PartitionConfig::WORKER_MAX`], unique among all partitions that live.
     pub worker: u16,
     /// Joining or pushing to a group that does not exist creates it, open.
@@ -35,6 +37,7 @@ impl PartitionConfig {
 impl Default for PartitionConfig {
     fn default() -> Self {
         PartitionConfig {
+            partitions: 1,
             worker: 0,
             auto_groups: false,
             group_history: GroupHistory::FromJoin,

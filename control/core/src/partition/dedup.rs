@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::api::Push;
 use crate::domain::record::Dedup;
-use crate::domain::{Content, Fingerprint, StreamKey};
+use crate::domain::{Content, Fingerprint, Place, StreamKey};
 
 /// Who chose the key: keys of different callers never meet.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +29,17 @@ pub(super) fn of_push(push: &Push, stream: &StreamKey) -> Option<Dedup> {
         return None;
     }
     Some(Dedup { key: key_hash(scope, stream, key), fingerprint: fingerprint(push) })
+}
+
+/// Of a conversation's message in one inbox: its place names it for good.
+pub(super) fn of_entry(place: &Place, inbox: &StreamKey) -> Dedup {
+    let mut hasher = Sha256::new();
+    field(&mut hasher, b"e");
+    field(&mut hasher, inbox.as_str().as_bytes());
+    field(&mut hasher, place.stream.as_str().as_bytes());
+    field(&mut hasher, &place.epoch.0.to_le_bytes());
+    field(&mut hasher, &place.seq.0.to_le_bytes());
+    Dedup { key: first_bytes(&hasher.finalize()), fingerprint: Fingerprint(place.seq.0) }
 }
 
 fn key_hash(scope: Scope<'_>, stream: &StreamKey, key: &str) -> [u8; 16] {

@@ -285,7 +285,11 @@ impl<S: MessageStore> Partition<S> {
         };
         let place = self.take_place(hash, &stream, standing);
         let seq = place.seq;
+        let joins = change.membership.as_ref().is_some_and(|change| change.role.is_some());
         self.batch.append_with(Arc::new(body), smallvec![(place, hash)], None, change.membership);
+        if joins && self.config.partitions > 1 {
+            self.batch.owes();
+        }
         seq
     }
 }

@@ -16,7 +16,7 @@ const MS_MAX: i64 = ID_EPOCH_MS + (1 << 41) - 1;
 /// When the clock handed in stands still or runs backwards, time here stays where it was and is borrowed from the future,
 /// a millisecond for every 4,096 ids. Times before 2024 count as 2024.
 #[derive(Debug)]
-pub(super) struct Clock {
+pub struct Clock {
     worker: u16,
     ms: i64,
     /// The next one; `SEQUENCE_MAX`: this millisecond is used up.

@@ -154,7 +154,12 @@ impl Links {
                 Ok(())
             }
             // These are decided, not only done.
-            Input::Command { .. } | Input::Open { .. } | Input::Tick => Ok(()),
+            Input::Command { .. }
+            | Input::Appended { .. }
+            | Input::Open { .. }
+            | Input::Tick
+            | Input::Consumed(_)
+            | Input::Routed(_) => Ok(()),
         };
         if let Err((gateway, why)) = violated {
             self.throw_out(gateway, why, stats, out);

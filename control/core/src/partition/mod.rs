@@ -4,10 +4,12 @@
 //! records in one group commit, then answer and route. Nothing is answered or routed before the commit returned.
 
 mod access;
+mod ahead;
 pub mod api;
 mod batch;
 pub mod config;
 mod dedup;
+mod errands;
 mod groups;
 mod heads;
 mod ids;
@@ -26,13 +28,15 @@ mod stream_hash;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::{homes_of, stream_of};
 pub use api::{
-    Command, GatewayId, Heads, Input, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Origin, Output, Push,
-    Recovered, Reply, Token,
+    Also, Command, Errand, GatewayId, Heads, Input, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Origin,
+    Output, Push, Recovered, Reply, Token,
 };
 pub use config::{GroupHistory, PartitionConfig};
+pub use errands::errands_of;
 pub use groups::SYSTEM_GROUP;
-pub use ids::ID_EPOCH_MS;
+pub use ids::{Clock, ID_EPOCH_MS};
 pub use links::{ATTACHMENTS_MAX, OPENS_DEFERRED_MAX};
 pub use sequencer::{COMMIT_TRIES_MAX, Partition};
 pub use stats::PartitionStats;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::access::{Purpose, View};
-use super::api::{GatewayId, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Output, Recovered};
+use super::api::{Also, GatewayId, LinkItem, LinkOpen, LinkOpenStream, Opened, OpenedStream, Output, Recovered};
 use super::batch::{Effect, Entered, Opening, Wanted};
 use super::heads::Mode;
 use super::interest::Slot;
@@ -31,17 +31,23 @@ impl<S: MessageStore> Partition<S> {
         Ok(())
     }
 
-    fn enter_all(&mut self, open: &LinkOpen) -> Result<Entered, StoreError> {
-        let again = |s: &LinkOpenStream| LinkOpenStream { stream: s.stream.clone(), cursor: s.cursor.clone() };
+    fn enter_all(&mut self, open: &LinkOpen) -> Result<(Entered, Vec<StreamKey>), StoreError> {
+        let again =
+            |s: &LinkOpenStream| LinkOpenStream { stream: s.stream.clone(), cursor: s.cursor.clone(), auto: s.auto };
         let mut wanted: Vec<Wanted> =
-            open.streams.iter().map(|stream| Wanted { stream: again(stream), named: true }).collect();
+            open.streams.iter().map(|stream| Wanted { stream: again(stream), named: !stream.auto }).collect();
         if open.auto_join {
             wanted.extend(self.joined_by_itself(&open.uid)?);
         }
         let mut streams = Vec::with_capacity(wanted.len());
+        let mut elsewhere = Vec::new();
         self.batch.overlay.seen.clear();
         for (at, wanted) in wanted.into_iter().enumerate() {
             if !self.batch.overlay.seen.insert(wanted.stream.stream.clone()) {
+                continue;
+            }
+            if !wanted.named && !self.owns(&wanted.stream.stream) {
+                elsewhere.push(wanted.stream.stream);
                 continue;
             }
             let view = match at < limits::OPEN_STREAMS_MAX || !wanted.named {
@@ -56,7 +62,7 @@ impl<S: MessageStore> Partition<S> {
                 Err(Denied::Store(error)) => return Err(error),
             }
         }
-        Ok(streams)
+        Ok((streams, elsewhere))
     }
 
     /// The inbox, everybody, and the member groups.
@@ -66,11 +72,14 @@ impl<S: MessageStore> Partition<S> {
         groups.truncate(limits::AUTO_JOIN_MAX);
         let everybody = EVERYBODY.parse().into_iter();
         let streams = std::iter::once(uid.stream()).chain(everybody).chain(groups.iter().map(|gid| gid.stream()));
-        let wanted = |stream| Wanted { stream: LinkOpenStream { stream, cursor: None }, named: false };
+        let wanted = |stream| Wanted { stream: LinkOpenStream { stream, cursor: None, auto: true }, named: false };
         Ok(streams.map(wanted).collect())
     }
 
     fn enter(&mut self, uid: &Uid, stream: &StreamKey, named: bool) -> Result<View, Denied> {
+        if !self.owns(stream) {
+            return Err(refused(ErrorCode::NotFound, "stream: another partition has it"));
+        }
         if stream.kind() == StreamKind::Conversation {
             return Err(refused(ErrorCode::BadRequest, "stream: conversations come through the inbox"));
         }
@@ -93,11 +102,11 @@ impl<S: MessageStore> Partition<S> {
         let Some(slot) = self.links.slot(gateway) else { return Ok(()) };
         let live = self.links.attachment(slot).is_some_and(|attachment| attachment.state == State::Live);
         let answers = match streams {
-            Some(streams) if live => self.opened_all(&open, streams),
+            Some((streams, elsewhere)) if live => self.opened_all(&open, streams).map(|answers| (answers, elsewhere)),
             _ => Err(StoreError::Unavailable("not ready".into())),
         };
         match answers {
-            Ok(answers) => self.answer_open(slot, open.corr, answers, out),
+            Ok((answers, elsewhere)) => self.answer_open(slot, open.corr, answers, elsewhere, out),
             Err(StoreError::Unavailable(_)) => self.defer_open(slot, open, out),
             Err(error) => return Err(error),
         }
@@ -129,10 +138,17 @@ impl<S: MessageStore> Partition<S> {
         let corr = open.corr;
         let refused = |named: LinkOpenStream| Opened { corr, stream: named.stream, result: Err(refusal.clone()) };
         let answers = open.streams.into_iter().map(refused).collect();
-        self.answer_open(slot, corr, answers, out);
+        self.answer_open(slot, corr, answers, Vec::new(), out);
     }
 
-    fn answer_open(&mut self, slot: Slot, corr: u64, answers: Vec<Opened>, out: &mut Vec<Output>) {
+    fn answer_open(
+        &mut self,
+        slot: Slot,
+        corr: u64,
+        answers: Vec<Opened>,
+        elsewhere: Vec<StreamKey>,
+        out: &mut Vec<Output>,
+    ) {
         for opened in answers {
             if opened.result.is_ok() && !planted::is(Bug::InterestForgotten) {
                 self.links.interest.add(&opened.stream, slot);
@@ -142,6 +158,9 @@ impl<S: MessageStore> Partition<S> {
             }
         }
         if let Some(attachment) = self.links.attachment(slot) {
+            if !elsewhere.is_empty() && !planted::is(Bug::AlsoForgotten) {
+                attachment.send(LinkItem::Also(Arc::new(Also { corr, streams: elsewhere })), out);
+            }
             attachment.send(LinkItem::OpenEnd { corr }, out);
         }
     }

@@ -45,7 +45,7 @@ impl<S: MessageStore> Partition<S> {
         };
         let hash = self.heads.hash(&stream);
         let standing = self.writable(hash, &stream, push.sender.as_ref())?;
-        let (id, ts) = self.clock.stamp(self.now);
+        let (id, ts) = self.stamp(&push);
         let ephemeral = push.ephemeral;
         let body = Arc::new(body_of(push, id, ts, ""));
         if ephemeral {
@@ -69,8 +69,13 @@ impl<S: MessageStore> Partition<S> {
             Key::Fresh(dedup) => Some(dedup),
             Key::None => None,
         };
-        let mut streams: SmallVec<[StreamKey; 3]> = smallvec![conversation.clone(), sender.stream()];
-        if sender != to {
+        let alone = self.config.partitions <= 1;
+        let mut streams: SmallVec<[StreamKey; 3]> = smallvec![conversation.clone()];
+        // With several partitions the inboxes get their entries by errands; only what is ephemeral goes at once.
+        if alone {
+            streams.push(sender.stream());
+        }
+        if (alone && sender != to) || (!alone && push.ephemeral) {
             streams.push(push.to.clone());
         }
         // Every look-up that can fail comes before the first change.
@@ -80,7 +85,7 @@ impl<S: MessageStore> Partition<S> {
             let standing = self.standing(hash, stream)?;
             found.push((hash, standing.ok_or_else(|| refused(ErrorCode::Internal, "no group here"))?));
         }
-        let (id, ts) = self.clock.stamp(self.now);
+        let (id, ts) = self.stamp(&push);
         let standing = found[0].1;
         if push.ephemeral {
             let inbox = push.to.clone();
@@ -99,7 +104,17 @@ impl<S: MessageStore> Partition<S> {
         self.batch.reply(token, Ok(pushed(&conversation, standing, Some(first.seq), id)));
         self.remember(dedup, first, id);
         self.batch.append(body, places, dedup);
+        if !alone {
+            self.batch.owes();
+        }
         Ok(())
+    }
+
+    fn stamp(&mut self, push: &Push) -> (MessageId, Timestamp) {
+        match push.id {
+            Some(id) => (id, self.clock.time(self.now)),
+            None => self.clock.stamp(self.now),
+        }
     }
 
     /// The stream's standing, if this sender may write to it. A missing group begins here under `auto_groups`.
@@ -139,20 +154,30 @@ impl<S: MessageStore> Partition<S> {
             return Ok(Key::None);
         }
         let Some(dedup) = dedup::of_push(push, stream) else { return Ok(Key::None) };
-        let hit = match self.batch.overlay.dedup.get(&dedup.key) {
-            Some(hit) => Some(*hit),
-            None if planted::is(Bug::DedupLostAtRestart) && self.origin.owner_epoch.0 > 1 => None,
-            None => self.store.dedup(&dedup.key)?,
-        };
-        match hit {
+        match self.used(&dedup.key)? {
             None => Ok(Key::Fresh(dedup)),
             Some(hit) if hit.fingerprint == dedup.fingerprint => Ok(Key::Used(hit)),
             Some(_) => Err(refused(ErrorCode::BadRequest, "message_id: this key was used for other content")),
         }
     }
 
+    /// What a key was used for before, in this batch or ever.
+    pub(super) fn used(&mut self, key: &[u8; 16]) -> Result<Option<DedupHit>, Denied> {
+        if let Some(hit) = self.batch.overlay.dedup.get(key) {
+            return Ok(Some(*hit));
+        }
+        if planted::is(Bug::DedupLostAtRestart) && self.origin.owner_epoch.0 > 1 {
+            return Ok(None);
+        }
+        match self.batch.overlay.asked_keys.get(key) {
+            Some(asked) => Ok(*asked),
+            None => Ok(self.store.dedup(key)?),
+        }
+    }
+
     fn answer_again(&mut self, token: Token, stream: StreamKey, hit: DedupHit) -> Result<(), Denied> {
-        let reply = Reply::Pushed { stream, epoch: hit.epoch, seq: Some(hit.seq), id: hit.id, duplicate: true };
+        let reply =
+            Reply::Pushed { stream, epoch: hit.epoch, seq: Some(hit.seq), id: hit.id, duplicate: true, online: None };
         self.batch.reply(token, Ok(reply));
         Ok(())
     }
@@ -166,7 +191,7 @@ impl<S: MessageStore> Partition<S> {
 }
 
 fn pushed(stream: &StreamKey, standing: Standing, seq: Option<Seq>, id: MessageId) -> Reply {
-    Reply::Pushed { stream: stream.clone(), epoch: standing.epoch, seq, id, duplicate: false }
+    Reply::Pushed { stream: stream.clone(), epoch: standing.epoch, seq, id, duplicate: false, online: None }
 }
 
 fn body_of(push: Push, id: MessageId, ts: Timestamp, to: &str) -> Body {

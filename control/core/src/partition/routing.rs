@@ -9,8 +9,8 @@ use super::interest::Slot;
 use super::links::{Links, State};
 use super::stats::PartitionStats;
 use crate::domain::{
-    Append, Body, Epoch, ErrorCode, GroupChange, LeaveReason, Lsn, MembershipChange, Place, Record, Refusal, Seq,
-    StreamKey, StreamKind, Timestamp, Uid,
+    Append, Body, Epoch, ErrorCode, GroupChange, Joined, LeaveReason, Lsn, MembershipChange, Place, Record, Refusal,
+    Seq, StreamKey, StreamKind, Timestamp, Uid,
 };
 use crate::planted::{self, Bug};
 use crate::ports::Stored;
@@ -86,9 +86,36 @@ impl Links {
                     attachment.send(gone(stream), out);
                 }
             }
+            Record::Joined(joined) => {
+                let items = self.joined_items(lsn, joined, Some(slot));
+                self.send_all(lsn, items, stats, out);
+            }
             Record::Group(_) | Record::Mark(_) | Record::Read(_) => {}
         }
         true
+    }
+
+    /// A joining in another partition's group, for gateways that want the user's inbox.
+    pub fn route_joined(&mut self, lsn: Lsn, joined: &Joined, stats: &mut PartitionStats, out: &mut Vec<Output>) {
+        let mut items = self.joined_items(lsn, joined, None);
+        items.retain(|(slot, _)| self.attachment(*slot).is_some_and(|a| a.takes(lsn, stats)));
+        self.send_all(lsn, items, stats, out);
+    }
+
+    fn joined_items(&self, lsn: Lsn, joined: &Joined, only: Option<Slot>) -> Items {
+        let inbox = joined.uid.stream();
+        let slots = self.interest.gateways(self.interest.hash(&inbox), &inbox).iter();
+        let slots = slots.filter(|slot| only.is_none_or(|only| **slot == only));
+        let item = LinkItem::Membership {
+            lsn,
+            uid: joined.uid.clone(),
+            stream: joined.gid.stream(),
+            epoch: joined.epoch,
+            seq: joined.seq,
+            joined: true,
+            reason: LeaveReason::default(),
+        };
+        slots.map(|slot| (*slot, item.clone())).collect()
     }
 
     /// Ephemeral messages go to live links only: a link that is behind would get them too late, and they are not stored.

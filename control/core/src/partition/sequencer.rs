@@ -7,7 +7,7 @@
 //! * A command that is refused has changed nothing.
 
 use super::access::Purpose;
-use super::api::{Command, Input, Output, Reply, Token};
+use super::api::{Command, Input, Output, Push, Reply, Token};
 use super::batch::{Batch, Effect};
 use super::config::PartitionConfig;
 use super::heads::Heads;
@@ -17,7 +17,7 @@ use super::stats::PartitionStats;
 use crate::domain::{Epoch, ErrorCode, Lsn, PartitionId, Record, Refusal, Timestamp};
 use crate::partition::api::Origin;
 use crate::planted::{self, Bug};
-use crate::ports::{MessageStore, StoreError};
+use crate::ports::{MessageStore, Progress, StoreError};
 
 /// Commits that may fail in a row before the batch is given up and its commands are refused with UNAVAILABLE.
 pub const COMMIT_TRIES_MAX: u32 = 20;
@@ -41,6 +41,8 @@ pub struct Partition<S> {
     pub(super) stats: PartitionStats,
     /// Commits of the present batch that found the store unavailable.
     tries: u32,
+    /// What the log owed to other partitions has arrived up to here; not committed yet.
+    routed: Option<Lsn>,
     maintained: Timestamp,
 }
 
@@ -99,6 +101,7 @@ impl<S: MessageStore> Partition<S> {
             links: Links::new(seed, config.interest_max),
             stats: PartitionStats::default(),
             tries: 0,
+            routed: None,
             maintained: Timestamp::default(),
             store,
             config,
@@ -111,7 +114,8 @@ impl<S: MessageStore> Partition<S> {
     /// * `Ok`: `inputs` is drained. Replies come in this call or, if the store was unavailable meanwhile, in a later one.
     /// * [`StoreError::Unavailable`]: the batch of this or an earlier call waits inside and is committed again, exactly as
     ///   decided, by the next call; nothing of it is answered yet and `inputs` of later calls stay where they are until
-    ///   then. After [`COMMIT_TRIES_MAX`] failures all it changed in memory is undone and its commands are refused with
+    ///   then. Or the store was away when an input had to be decided that cannot be refused: it and what follows it stay in
+    ///   `inputs`. After [`COMMIT_TRIES_MAX`] failures all it changed in memory is undone and its commands are refused with
     ///   UNAVAILABLE; that call returns `Ok`.
     /// * Any other error: the process must end (or, if fenced, let go of the partition). `out` is as it was.
     pub fn handle(&mut self, now: Timestamp, inputs: &mut Vec<Input>, out: &mut Vec<Output>) -> Result<(), StoreError> {
@@ -153,8 +157,16 @@ impl<S: MessageStore> Partition<S> {
         if waited {
             self.finish(out)?;
         }
-        self.decide(inputs)?;
-        match self.finish(out) {
+        let decided = self.decide(inputs);
+        if let Err(error @ (StoreError::Fatal(_) | StoreError::Fenced)) = decided {
+            return Err(error);
+        }
+        let finished = self.finish(out);
+        if let (Ok(()), Err(away)) = (&finished, decided) {
+            // What was decided is out; the rest waits in `inputs`.
+            return Err(away);
+        }
+        match finished {
             // What the earlier batch said has to get out; this one waits as that one did.
             Err(StoreError::Unavailable(_)) if waited => Ok(()),
             result => result,
@@ -165,8 +177,20 @@ impl<S: MessageStore> Partition<S> {
         for (gateway, open) in self.links.take_deferred() {
             self.decide_open(gateway, open)?;
         }
-        for input in inputs.drain(..) {
+        self.ask_ahead(inputs)?;
+        let mut waiting = inputs.drain(..);
+        while let Some(input) = waiting.next() {
             match input {
+                Input::Appended { token, push, upto } => {
+                    self.stats.commands += 1;
+                    if let Err((error, push)) = self.decide_appended(token, push) {
+                        let rest: Vec<Input> =
+                            std::iter::once(Input::Appended { token, push, upto }).chain(waiting).collect();
+                        inputs.extend(rest);
+                        return Err(error);
+                    }
+                    self.batch.progress.advance(Progress { consumed: Some(upto), routed: None });
+                }
                 Input::Command { token, command } => {
                     self.stats.commands += 1;
                     let records = self.batch.records.len();
@@ -180,6 +204,10 @@ impl<S: MessageStore> Partition<S> {
                     self.decide_open(gateway, open)?;
                 }
                 Input::Tick => self.batch.tick = true,
+                Input::Consumed(consumed) => {
+                    self.batch.progress.advance(Progress { consumed: Some(consumed), routed: None });
+                }
+                Input::Routed(lsn) => self.routed = Some(lsn).max(self.routed),
                 input => {
                     let before = self.batch.records.len() as u32;
                     self.batch.effects.push(Effect::Link { input, before });
@@ -187,6 +215,20 @@ impl<S: MessageStore> Partition<S> {
             }
         }
         Ok(())
+    }
+
+    /// An error hands the push back: nothing of it was decided.
+    fn decide_appended(&mut self, token: Token, push: Box<Push>) -> Result<(), (StoreError, Box<Push>)> {
+        // A look-up may fail half-way, and then the push is needed again.
+        let again = push.clone();
+        match self.decide_push(token, *push) {
+            Ok(()) => Ok(()),
+            Err(Denied::Refused(refusal)) => {
+                self.batch.reply(token, Err(refusal));
+                Ok(())
+            }
+            Err(Denied::Store(error)) => Err((error, again)),
+        }
     }
 
     fn decide_command(&mut self, token: Token, command: Command) -> Result<(), Denied> {
@@ -206,20 +248,28 @@ impl<S: MessageStore> Partition<S> {
                 Ok(())
             }
             Command::Heads { uid, streams } => self.decide_heads(token, uid, streams),
+            Command::Errand(errand) => self.decide_errand(token, errand),
         }
     }
 
     /// Commits the decided batch and does what follows from it.
     fn finish(&mut self, out: &mut Vec<Output>) -> Result<(), StoreError> {
         let records = self.batch.records.len() as u64;
-        let last = match self.batch.records.is_empty() {
+        if records > 0 || (self.batch.tick && elapsed(self.maintained, self.now, MAINTAIN_EVERY_MS)) {
+            // Not worth a commit of its own before the next tick: what it spares a successor is work, not errors.
+            self.batch.progress.advance(Progress { consumed: None, routed: self.routed });
+        }
+        let last = match self.batch.records.is_empty() && self.batch.progress.is_empty() {
             true => self.store.last_lsn(),
-            false => match self.store.commit(&self.batch.records) {
+            false => match self.store.commit_with(&self.batch.records, self.batch.progress) {
                 Ok(last) => last,
                 Err(StoreError::Unavailable(why)) => return self.put_off(why, out),
                 Err(error) => return Err(error),
             },
         };
+        if self.routed <= self.batch.progress.routed {
+            self.routed = None;
+        }
         self.tries = 0;
         self.heads.commit();
         if records > 0 {
@@ -239,7 +289,8 @@ impl<S: MessageStore> Partition<S> {
     fn put_off(&mut self, why: Box<str>, out: &mut Vec<Output>) -> Result<(), StoreError> {
         self.stats.commits_unavailable += 1;
         self.tries += 1;
-        if self.tries < COMMIT_TRIES_MAX {
+        // What was read from the upstream topic cannot be refused: it is durable there, and what follows it must not overtake.
+        if self.tries < COMMIT_TRIES_MAX || self.batch.progress.consumed.is_some() {
             return Err(StoreError::Unavailable(why));
         }
         self.tries = 0;
@@ -304,6 +355,12 @@ impl<S: MessageStore> Partition<S> {
                 self.answer(token, result, out);
             }
             Effect::Open(opening) => self.open(*opening, out)?,
+            Effect::Errands { record } => self.perform_errands(lsn_of(record), &records[record as usize], out),
+            Effect::Joined { record } => {
+                if let Record::Joined(joined) = &records[record as usize] {
+                    self.links.route_joined(lsn_of(record), joined, &mut self.stats, out);
+                }
+            }
             Effect::Link { input, before: records } => {
                 let at = Lsn(before.0 + u64::from(records));
                 self.links.input(input, self.origin.owner_epoch, at, &mut self.stats, out);
@@ -331,7 +388,11 @@ impl<S: MessageStore> Partition<S> {
             Effect::Link { input, .. } => {
                 self.links.input(input, self.origin.owner_epoch, last, &mut self.stats, out);
             }
-            Effect::Route { .. } | Effect::Ephemeral { .. } | Effect::Dismissed { .. } => {}
+            Effect::Route { .. }
+            | Effect::Ephemeral { .. }
+            | Effect::Dismissed { .. }
+            | Effect::Errands { .. }
+            | Effect::Joined { .. } => {}
         }
     }
 

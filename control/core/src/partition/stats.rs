@@ -3,20 +3,7 @@
 use crate::domain::ErrorCode;
 
 /// Codes have a place each in [`PartitionStats::refusals`].
-pub const CODES: [ErrorCode; 12] = [
-    ErrorCode::BadRequest,
-    ErrorCode::Unauthenticated,
-    ErrorCode::Forbidden,
-    ErrorCode::NotFound,
-    ErrorCode::TooLarge,
-    ErrorCode::RateLimited,
-    ErrorCode::Overloaded,
-    ErrorCode::Unavailable,
-    ErrorCode::Expired,
-    ErrorCode::Rejected,
-    ErrorCode::Unimplemented,
-    ErrorCode::Internal,
-];
+pub const CODES: [ErrorCode; 12] = ErrorCode::ALL;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartitionStats {

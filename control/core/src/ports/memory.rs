@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use self::index::Index;
 use super::store::{
-    DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, ReplayPage, StoreError, StoreReader,
+    DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, Progress, ReplayPage, StoreError,
+    StoreReader,
 };
 use crate::domain::{Epoch, Gid, Lsn, OwnerEpoch, Record, Seq, StreamKey, Timestamp, Uid};
 use crate::planted::{self, Bug};
@@ -41,6 +42,7 @@ struct Platter {
     /// What the trimmed records said, without their messages.
     trimmed: Index,
     records: Vec<(Lsn, Record)>,
+    progress: Progress,
     faults: VecDeque<Fault>,
 }
 
@@ -58,6 +60,7 @@ impl MemoryDisk {
             owner_epoch: OwnerEpoch(0),
             trimmed: Index::default(),
             records: Vec::new(),
+            progress: Progress::default(),
             faults: VecDeque::new(),
         })))
     }
@@ -197,12 +200,16 @@ impl MessageStore for MemoryStore {
         self.index.last_timestamp
     }
 
-    fn commit(&mut self, records: &[Record]) -> Result<Lsn, StoreError> {
+    fn progress(&self) -> Progress {
+        self.disk.platter().progress
+    }
+
+    fn commit_with(&mut self, records: &[Record], progress: Progress) -> Result<Lsn, StoreError> {
         let mut platter = self.disk.platter();
         if platter.owner_epoch != self.owner_epoch && !planted::is(Bug::ZombieOwnerWrites) {
             return Err(StoreError::Fenced);
         }
-        if records.is_empty() {
+        if records.is_empty() && progress.is_empty() {
             return Ok(self.index.last_lsn);
         }
         let fault = platter.faults.pop_front().unwrap_or(Fault::None);
@@ -216,6 +223,9 @@ impl MessageStore for MemoryStore {
         for record in &records[..kept] {
             lsn = lsn.next();
             platter.records.push((lsn, record.clone()));
+        }
+        if kept == records.len() && fault != Fault::DiesBefore {
+            platter.progress.advance(progress);
         }
         if fault != Fault::None {
             return Err(StoreError::Fatal("planted at the write".into()));

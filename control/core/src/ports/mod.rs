@@ -6,6 +6,6 @@ pub mod memory;
 pub mod store;
 
 pub use store::{
-    DEVICE_MARKS_MAX, DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, ReplayPage, StoreError,
-    StoreReader, Stored,
+    Consumed, DEVICE_MARKS_MAX, DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, Progress,
+    ReplayPage, StoreError, StoreReader, Stored,
 };

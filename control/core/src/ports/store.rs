@@ -105,6 +105,34 @@ pub struct ReplayPage {
     pub upto: Lsn,
 }
 
+/// Where a partition's owner reads what was appended for it: a partition of the upstream topic, and the next offset there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consumed {
+    pub source: u32,
+    pub next: u64,
+}
+
+/// How far an owner came beside its log; committed with it, so that a successor goes on at exactly that place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Everything before it is in the log, or was refused. `None` in a commit: as before.
+    pub consumed: Option<Consumed>,
+    /// What the records up to here owe to other partitions has arrived there. `None` in a commit: as before.
+    pub routed: Option<Lsn>,
+}
+
+impl Progress {
+    pub fn is_empty(&self) -> bool {
+        *self == Progress::default()
+    }
+
+    /// As if `newer` had been committed after this.
+    pub fn advance(&mut self, newer: Progress) {
+        self.consumed = newer.consumed.or(self.consumed);
+        self.routed = newer.routed.max(self.routed);
+    }
+}
+
 /// Look-ups. They see every record of every [`MessageStore::commit`] that has returned. Callable from any thread.
 pub trait StoreReader: Send + Sync + 'static {
     /// `None`: the stream never had a message (an open group without messages has its epoch in [`StoreReader::group`]).
@@ -112,6 +140,21 @@ pub trait StoreReader: Send + Sync + 'static {
     fn head(&self, stream: &StreamKey) -> Result<Option<Head>, StoreError>;
 
     fn dedup(&self, key: &[u8; 16]) -> Result<Option<DedupHit>, StoreError>;
+
+    /// As [`StoreReader::dedup`] of each key, in order; a store that is far away answers them together.
+    fn dedup_many(&self, keys: &[[u8; 16]]) -> Result<Vec<Option<DedupHit>>, StoreError> {
+        keys.iter().map(|key| self.dedup(key)).collect()
+    }
+
+    /// As [`StoreReader::head`] of each stream, in order.
+    fn heads_of(&self, streams: &[StreamKey]) -> Result<Vec<Option<Head>>, StoreError> {
+        streams.iter().map(|stream| self.head(stream)).collect()
+    }
+
+    /// Whether look-ups of one batch should be made together before it is decided: each alone is a journey.
+    fn is_remote(&self) -> bool {
+        false
+    }
 
     /// Messages after `after`, oldest first. Below `first`, the page begins at `first - 1` (its `after` says so).
     fn page(&self, stream: &StreamKey, after: Seq, limit: PageLimit) -> Result<Page, StoreError>;
@@ -157,7 +200,18 @@ pub trait MessageStore: StoreReader {
 
     /// Makes the records durable, in order, and visible to every reader. Returns the lsn of the last one; the records got
     /// contiguous lsns. An error means that none of them may be answered; after [`StoreError::Fatal`] the process ends.
-    fn commit(&mut self, records: &[Record]) -> Result<Lsn, StoreError>;
+    fn commit(&mut self, records: &[Record]) -> Result<Lsn, StoreError> {
+        self.commit_with(records, Progress::default())
+    }
+
+    /// As [`MessageStore::commit`], and with the records how far the owner came; there need be no record. A store of a single
+    /// process keeps no progress: nobody follows its owner.
+    fn commit_with(&mut self, records: &[Record], progress: Progress) -> Result<Lsn, StoreError>;
+
+    /// As it was committed last, by this owner or by those before it.
+    fn progress(&self) -> Progress {
+        Progress::default()
+    }
 
     /// Housekeeping between batches: retention, compaction. `now` is wall-clock time.
     fn maintain(&mut self, now: Timestamp) -> Result<(), StoreError>;

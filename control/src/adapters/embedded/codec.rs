@@ -12,8 +12,8 @@ use prost::Message as _;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use tidegate_control_core::domain::record::Dedup;
 use tidegate_control_core::domain::{
-    Append, Body, Content, Epoch, Fingerprint, Gid, GroupChange, LeaveReason, Mark, MembershipChange, MessageId, Place,
-    Priority, Record, Role, Seq, StreamKey, Timestamp, Uid,
+    Append, Body, Content, Epoch, Fingerprint, Gid, GroupChange, Joined, LeaveReason, Mark, MembershipChange,
+    MessageId, Place, Priority, Record, Role, Seq, StreamKey, Timestamp, Uid,
 };
 use tidegate_proto::v1;
 
@@ -35,6 +35,13 @@ pub fn encode(record: &Record, out: &mut Vec<u8>) {
         Record::Group(group) => nested(out, 2, |out| encode_group(group, out)),
         Record::Mark(mark) => nested(out, 3, |out| encode_mark(mark, out)),
         Record::Read(mark) => nested(out, 4, |out| encode_mark(mark, out)),
+        Record::Joined(joined) => nested(out, 5, |out| {
+            text(out, 1, joined.uid.as_str());
+            text(out, 2, joined.gid.as_str());
+            varint(out, 3, joined.epoch.0);
+            varint(out, 4, joined.seq.0);
+            varint(out, 5, joined.ts.0 as u64);
+        }),
     }
 }
 
@@ -44,6 +51,7 @@ pub fn timestamp(record: &Record) -> Timestamp {
         Record::Append(append) => append.body.ts,
         Record::Group(group) => group.ts,
         Record::Mark(mark) | Record::Read(mark) => mark.ts,
+        Record::Joined(joined) => joined.ts,
     }
 }
 
@@ -62,6 +70,13 @@ pub fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
         })),
         Wire::Mark(mark) => Ok(Record::Mark(decode_mark(mark)?)),
         Wire::Read(mark) => Ok(Record::Read(decode_mark(mark)?)),
+        Wire::Joined(joined) => Ok(Record::Joined(Joined {
+            uid: name(&joined.uid, "uid")?,
+            gid: name(&joined.gid, "gid")?,
+            epoch: Epoch(joined.epoch),
+            seq: Seq(joined.seq),
+            ts: Timestamp(joined.ts),
+        })),
     }
 }
 
@@ -357,7 +372,12 @@ mod tests {
                 let mark = Mark { uid, device, stream, epoch, seq, ts };
                 if read { Record::Read(mark) } else { Record::Mark(mark) }
             });
-        prop_oneof![4 => appends, 1 => groups, 1 => marks]
+        let joined =
+            (names(), names(), any::<u64>(), any::<u64>(), any::<i64>()).prop_map(|(uid, gid, epoch, seq, ts)| {
+                let (uid, gid) = (uid.parse().unwrap(), gid.parse().unwrap());
+                Record::Joined(Joined { uid, gid, epoch: Epoch(epoch), seq: Seq(seq), ts: Timestamp(ts) })
+            });
+        prop_oneof![4 => appends, 1 => groups, 1 => marks, 1 => joined]
     }
 
     proptest! {

@@ -38,8 +38,8 @@ use std::sync::atomic::Ordering;
 
 use tidegate_control_core::domain::{Epoch, Gid, Lsn, OwnerEpoch, Record, Seq, StreamKey, Timestamp, Uid};
 use tidegate_control_core::ports::{
-    DEVICE_MARKS_MAX, DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, ReplayPage, StoreError,
-    StoreReader,
+    DEVICE_MARKS_MAX, DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, Progress, ReplayPage,
+    StoreError, StoreReader,
 };
 
 use error::chain;
@@ -198,7 +198,7 @@ impl MessageStore for EmbeddedStore {
         self.shared().live().newest
     }
 
-    fn commit(&mut self, records: &[Record]) -> Result<Lsn, StoreError> {
+    fn commit_with(&mut self, records: &[Record], _progress: Progress) -> Result<Lsn, StoreError> {
         let shared = &self.reader.shared;
         shared.wait_for_room()?;
         if records.is_empty() {

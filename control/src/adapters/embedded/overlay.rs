@@ -91,6 +91,7 @@ impl Overlay {
             Record::Read(mark) => {
                 self.reads.insert((mark.uid.clone(), mark.stream.clone()), (mark.epoch, mark.seq));
             }
+            Record::Joined(_) => {}
         }
     }
 

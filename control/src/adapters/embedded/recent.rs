@@ -51,6 +51,7 @@ fn cost(record: &Record) -> usize {
         }
         Record::Group(group) => group.name.len() + group.creator.len(),
         Record::Mark(mark) | Record::Read(mark) => mark.device.len(),
+        Record::Joined(_) => 0,
     };
     texts + RECORD_OVERHEAD_BYTES
 }

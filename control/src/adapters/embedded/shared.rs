@@ -260,7 +260,7 @@ impl Shared {
                     Some(change) => (&change.gid, Some(&change.uid)),
                     None => continue,
                 },
-                Record::Mark(_) | Record::Read(_) => continue,
+                Record::Mark(_) | Record::Read(_) | Record::Joined(_) => continue,
             };
             if !prior.groups.contains_key(gid) {
                 prior.groups.extend(self.group_row(gid)?.map(|row| (gid.clone(), row)));

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 
 use smallvec::SmallVec;
 use tidegate_control_core::domain::{
-    Append, Epoch, Gid, GroupChange, Lsn, Mark, MembershipChange, MessageId, Record, Role, Seq, StreamKey, Timestamp,
-    Uid,
+    Append, Epoch, Gid, GroupChange, Lsn, Mark, MembershipChange, MessageId, Place, Record, Role, Seq, StreamKey,
+    StreamKind, Timestamp, Uid,
 };
-use tidegate_control_core::ports::DedupHit;
+use tidegate_control_core::ports::{DedupHit, Progress};
 
 use crate::adapters::embedded::codec;
 
@@ -26,6 +26,7 @@ pub(super) struct Changes {
     pub reads: BTreeMap<(Uid, StreamKey), (Epoch, Seq)>,
     /// Newest of all records.
     pub newest: Timestamp,
+    pub progress: Progress,
 }
 
 #[derive(Debug)]
@@ -52,6 +53,7 @@ pub(super) struct HeadRow {
     /// Of the streams that have no row in this epoch yet.
     pub first: Seq,
     pub last_lsn: Lsn,
+    pub last_ts: Timestamp,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -108,17 +110,18 @@ impl Changes {
             Record::Read(Mark { uid, stream, epoch, seq, .. }) => {
                 self.reads.insert((uid.clone(), stream.clone()), (*epoch, *seq));
             }
+            Record::Joined(_) => {}
         }
     }
 
     fn append(&mut self, lsn: Lsn, append: &Append) {
         let ts = append.body.ts;
         let size = append.body.content.len() + append.body.metadata.len();
-        for place in &append.places {
+        for place in own_places(append) {
             let (epoch, seq) = (place.epoch, place.seq);
             let known = self.heads.get(&place.stream).filter(|row| row.epoch == epoch);
             let first = known.map_or(seq, |row| row.first);
-            self.heads.insert(place.stream.clone(), HeadRow { epoch, head: seq, first, last_lsn: lsn });
+            self.heads.insert(place.stream.clone(), HeadRow { epoch, head: seq, first, last_lsn: lsn, last_ts: ts });
             self.places.push(PlaceRow { stream: place.stream.clone(), epoch, seq, lsn, ts, size });
         }
         let first = &append.places[0];
@@ -154,6 +157,21 @@ impl Changes {
         };
         self.members.insert(key, row);
     }
+}
+
+/// The places that are in this partition: an inbox's entry of a conversation begins with the conversation's, which is not.
+fn own_places(append: &Append) -> &[Place] {
+    match append.places.as_slice() {
+        [foreign, own] if foreign.stream.kind() == StreamKind::Conversation && is_entry(append) => {
+            std::slice::from_ref(own)
+        }
+        places => places,
+    }
+}
+
+/// Whether the record is an inbox's entry, and not a whole one-to-one message of a user with themselves.
+fn is_entry(append: &Append) -> bool {
+    append.places.first().and_then(|place| place.stream.pair()).is_some_and(|(a, b)| a != b)
 }
 
 /// Places of a record, for retention, which deletes them with it.
@@ -202,11 +220,18 @@ mod tests {
         let records = [message("g:go", 7), message("g:go", 8), fixtures::message_of("g:go", anew, 1)];
         let changes = Changes::of(Lsn(40), &records);
         let key = fixtures::stream("g:go");
-        let row = HeadRow { epoch: anew, head: Seq(1), first: Seq(1), last_lsn: Lsn(43) };
+        let row =
+            HeadRow { epoch: anew, head: Seq(1), first: Seq(1), last_lsn: Lsn(43), last_ts: changes.places[2].ts };
         assert_eq!(changes.heads[&key], row);
         assert_eq!(changes.places.iter().map(|row| row.lsn.0).collect::<Vec<_>>(), [41, 42, 43]);
         let changes = Changes::of(Lsn(40), &records[..2]);
-        let row = HeadRow { epoch: fixtures::EPOCH, head: Seq(8), first: Seq(7), last_lsn: Lsn(42) };
+        let row = HeadRow {
+            epoch: fixtures::EPOCH,
+            head: Seq(8),
+            first: Seq(7),
+            last_lsn: Lsn(42),
+            last_ts: changes.places[1].ts,
+        };
         assert_eq!(changes.heads[&key], row);
     }
 

@@ -15,6 +15,8 @@ pub enum OpenError {
     Randomness(#[source] std::io::Error),
     #[error("the tables are of version {found}, newer than {known}: this program is too old for them")]
     Newer { found: i32, known: i32 },
+    #[error("the tables are spread over {found} partitions, not {asked}: this is decided once")]
+    Partitions { found: u32, asked: u32 },
     #[error("PostgreSQL does not let the store be opened")]
     Failed(#[from] Failure),
 }
@@ -43,7 +45,7 @@ impl Failure {
 
     /// Whether asking again may help: the server is away, starting, stopping, full or busy, or gave up for another's sake.
     /// All else (a missing table, a key that stands there already, a value that does not fit) stays as it is.
-    fn may_pass(&self) -> bool {
+    pub fn may_pass(&self) -> bool {
         let Failure::Postgres(error) = self else { return !matches!(self, Failure::Damaged(_) | Failure::Fenced) };
         let Some(state) = error.code() else { return true };
         let passing = ["08", "25", "40", "53", "55", "57", "58"];

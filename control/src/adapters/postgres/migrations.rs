@@ -1,10 +1,13 @@
 //! The tables, brought to this program's version when a store is opened. Several programs may open it at once.
 
+use tokio_postgres::error::SqlState;
+
 use super::error::{Failure, OpenError};
 use super::session::Session;
 
 /// In order; one that was released is never changed, only followed by another.
-const MIGRATIONS: &[(i32, &str)] = &[(1, include_str!("migrations/0001_store.sql"))];
+const MIGRATIONS: &[(i32, &str)] =
+    &[(1, include_str!("migrations/0001_store.sql")), (2, include_str!("migrations/0002_cluster.sql"))];
 
 const VERSIONS: &str = "create table if not exists migrations
      (version integer primary key, at timestamptz not null default now())";
@@ -17,7 +20,11 @@ pub(super) async fn migrate(session: &Session, schema: &str) -> Result<(), OpenE
     let known = session.client().query_opt("select 1 from pg_namespace where nspname = $1", &[&schema]).await;
     if known.map_err(Failure::from)?.is_none() {
         let create = format!("create schema if not exists {schema}");
-        session.client().batch_execute(&create).await.map_err(Failure::from)?;
+        match session.client().batch_execute(&create).await {
+            // Even so, of two who create it at the same moment one is told that it is there.
+            Err(error) if error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {}
+            created => created.map_err(Failure::from)?,
+        }
     }
     session.client().batch_execute("begin").await.map_err(Failure::from)?;
     let done = migrate_locked(session, schema).await;

@@ -9,17 +9,19 @@
 //!   has given it up meanwhile: that is fatal, since only opening the store again tells what is true.
 //! * Each look-up is one statement and sees one moment ([`reader`]); retention moves `first`, places and records at once.
 //!
-//! Every method blocks: none may be called where futures run. Encryption of the connection is not here yet: the server is on
-//! the same host or in a network that is trusted.
+//! Every method blocks: none may be called where futures run.
 
 mod changes;
 mod error;
 mod migrations;
 mod reader;
+pub mod records;
 mod retention;
 mod rows;
 mod session;
+mod spread;
 mod sql;
+mod tls;
 mod writer;
 
 use std::sync::Arc;
@@ -29,7 +31,8 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tidegate_control_core::domain::{Epoch, Gid, Lsn, OwnerEpoch, PartitionId, Record, Seq, StreamKey, Timestamp, Uid};
 use tidegate_control_core::ports::{
-    DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, ReplayPage, StoreError, StoreReader,
+    Consumed, DedupHit, DeviceMark, Group, Head, Member, MessageStore, Page, PageLimit, Progress, ReplayPage,
+    StoreError, StoreReader,
 };
 
 use changes::Changes;
@@ -40,6 +43,8 @@ use writer::Writer;
 
 pub use error::{Failure, OpenError};
 pub use reader::PostgresReader;
+pub use spread::SpreadReader;
+pub use tls::tls;
 
 /// As PostgreSQL cuts longer names.
 const SCHEMA_BYTES_MAX: usize = 63;
@@ -50,6 +55,10 @@ pub struct PostgresOptions {
     pub server: tokio_postgres::Config,
     /// Holds the tables; made if it is missing.
     pub schema: String,
+    /// Of the connection, if it is to be encrypted.
+    pub tls: Option<Arc<rustls::ClientConfig>>,
+    /// How many partitions there are; the same for as long as the tables live.
+    pub partitions: u32,
     pub partition: PartitionId,
     /// Connections for look-ups; one more writes, and one more trims.
     pub read_connections: usize,
@@ -68,6 +77,8 @@ impl PostgresOptions {
         PostgresOptions {
             server,
             schema: "tidegate".to_owned(),
+            tls: None,
+            partitions: 1,
             partition: PartitionId(0),
             read_connections: 4,
             timeout: Duration::from_secs(5),
@@ -76,6 +87,14 @@ impl PostgresOptions {
             dedup_horizon_s: 86_400,
         }
     }
+}
+
+/// A server with the tables of all partitions: one thread and one pool of connections for all that is asked of it here.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    engine: Arc<Engine>,
+    pool: Arc<Pool>,
+    options: PostgresOptions,
 }
 
 /// The owner's side of one partition.
@@ -88,6 +107,7 @@ pub struct PostgresStore {
     unsettled: Option<Unsettled>,
     identity: Identity,
     last_timestamp: Timestamp,
+    progress: Progress,
     retention: Retention,
     retained_at: Timestamp,
     options: PostgresOptions,
@@ -107,31 +127,67 @@ struct Unsettled {
     digest: [u8; 32],
 }
 
-impl PostgresStore {
-    /// Makes what is missing of the tables, and takes the partition from whoever had it. Blocks.
-    pub fn open(options: PostgresOptions) -> Result<PostgresStore, OpenError> {
+impl Postgres {
+    /// Makes what is missing of the tables. Blocks.
+    pub fn connect(options: PostgresOptions) -> Result<Postgres, OpenError> {
         if !is_plain_name(&options.schema) {
             return Err(OpenError::Schema(options.schema));
         }
-        let engine = Engine::new(options.server.clone(), &options.schema, options.timeout)?;
+        let engine =
+            Arc::new(Engine::new(options.server.clone(), &options.schema, options.tls.clone(), options.timeout)?);
+        let mut session = engine.wait(engine.connect())?;
+        let (schema, partitions) = (options.schema.clone(), options.partitions);
+        engine.wait(async { Ok(prepare(&mut session, &schema, partitions).await) })??;
+        let pool = Arc::new(Pool::new(options.read_connections.max(1)));
+        Ok(Postgres { engine, pool, options })
+    }
+
+    /// Takes a partition from whoever had it. Blocks.
+    pub fn open(&self, partition: PartitionId) -> Result<PostgresStore, OpenError> {
+        let engine = &self.engine;
         let session = engine.wait(engine.connect())?;
-        let (base_epoch, owner_epoch, last_timestamp) = engine.wait(async { Ok(take(session, &options).await) })??;
-        let identity = Identity { base_epoch, owner_epoch };
-        let (writer, last) = engine.wait(Writer::connect(&engine, options.partition, owner_epoch))?;
-        let pool = Pool::new(options.read_connections.max(1));
-        let last_lsn = AtomicU64::new(last.0);
-        let shared = Arc::new(Shared { engine, pool, partition: options.partition, last_lsn });
+        let taken = engine.wait(take(session, partition))?;
+        let (writer, last) = engine.wait(Writer::connect(engine, partition, taken.identity.owner_epoch))?;
+        let shared = Arc::new(Shared {
+            engine: Arc::clone(engine),
+            pool: Arc::clone(&self.pool),
+            partition,
+            last_lsn: AtomicU64::new(last.0),
+        });
         Ok(PostgresStore {
             reader: PostgresReader::new(Arc::clone(&shared)),
             shared,
             writer: Some(writer),
             unsettled: None,
-            identity,
-            last_timestamp,
+            identity: taken.identity,
+            last_timestamp: taken.last_timestamp,
+            progress: taken.progress,
             retention: Retention::default(),
             retained_at: Timestamp(0),
-            options,
+            options: PostgresOptions { partition, ..self.options.clone() },
         })
+    }
+
+    /// Look-ups in one partition, by who does not own it. They know no log: [`StoreReader::last_lsn`] is 0.
+    pub fn reader(&self, partition: PartitionId) -> PostgresReader {
+        PostgresReader::new(Arc::new(Shared {
+            engine: Arc::clone(&self.engine),
+            pool: Arc::clone(&self.pool),
+            partition,
+            last_lsn: AtomicU64::new(0),
+        }))
+    }
+
+    pub fn partitions(&self) -> u32 {
+        self.options.partitions
+    }
+}
+
+impl PostgresStore {
+    /// One partition of a server that nothing else here speaks with. Blocks.
+    pub fn open(options: PostgresOptions) -> Result<PostgresStore, OpenError> {
+        let partition = options.partition;
+        Postgres::connect(options)?.open(partition)
     }
 
     pub fn reader(&self) -> PostgresReader {
@@ -165,16 +221,17 @@ impl PostgresStore {
         }
     }
 
-    fn advance(&mut self, upto: Lsn, newest: Timestamp) -> Lsn {
+    fn advance(&mut self, upto: Lsn, newest: Timestamp, progress: Progress) -> Lsn {
         self.unsettled = None;
+        self.progress.advance(progress);
         self.last_timestamp = self.last_timestamp.max(newest);
         self.shared.last_lsn.store(upto.0, Ordering::Release);
         upto
     }
 
-    fn commit_batch(&mut self, records: &[Record]) -> Result<Lsn, Failure> {
+    fn commit_batch(&mut self, records: &[Record], progress: Progress) -> Result<Lsn, Failure> {
         let last = self.last_lsn();
-        let changes = Changes::of(last, records);
+        let changes = Changes { progress, ..Changes::of(last, records) };
         let upto = Lsn(last.0 + records.len() as u64);
         let batch = Unsettled { upto, newest: changes.newest, digest: digest(&changes) };
         if self.writer.is_none() && self.reconnect()? {
@@ -182,12 +239,12 @@ impl PostgresStore {
             if !stands {
                 return Err(Failure::damaged("a batch was committed in doubt, and another one follows it"));
             }
-            return Ok(self.advance(batch.upto, batch.newest));
+            return Ok(self.advance(batch.upto, batch.newest, progress));
         }
         self.unsettled = None;
         let Some(writer) = &mut self.writer else { return Err(Failure::damaged("no connection")) };
         let Err(failure) = self.shared.engine.wait(writer.write(last, &changes)) else {
-            return Ok(self.advance(batch.upto, batch.newest));
+            return Ok(self.advance(batch.upto, batch.newest, progress));
         };
         self.writer = None;
         if matches!(failure, Failure::Fenced | Failure::Damaged(_)) {
@@ -198,7 +255,7 @@ impl PostgresStore {
         tracing::warn!(%failure, "a batch was not committed, or it was not heard that it was");
         // Often the server is there all the same, and then the batch is settled at once.
         match self.reconnect() {
-            Ok(true) => Ok(self.advance(upto, newest)),
+            Ok(true) => Ok(self.advance(upto, newest, progress)),
             Err(fenced @ (Failure::Fenced | Failure::Damaged(_))) => Err(fenced),
             Ok(false) | Err(_) => Err(failure),
         }
@@ -218,11 +275,15 @@ impl MessageStore for PostgresStore {
         self.last_timestamp
     }
 
-    fn commit(&mut self, records: &[Record]) -> Result<Lsn, StoreError> {
-        if records.is_empty() {
+    fn commit_with(&mut self, records: &[Record], progress: Progress) -> Result<Lsn, StoreError> {
+        if records.is_empty() && progress.is_empty() {
             return Ok(self.last_lsn());
         }
-        Ok(self.commit_batch(records)?)
+        Ok(self.commit_batch(records, progress)?)
+    }
+
+    fn progress(&self) -> Progress {
+        self.progress
     }
 
     fn maintain(&mut self, now: Timestamp) -> Result<(), StoreError> {
@@ -232,7 +293,10 @@ impl MessageStore for PostgresStore {
         }
         self.retained_at = now;
         let (records, dedup) = (before(self.options.retention_age_s), before(self.options.dedup_horizon_s));
-        let horizon = Horizon { records, dedup, upto: self.last_lsn() };
+        // What is still owed to other partitions must be found again after a crash.
+        let arrived =
+            if self.options.partitions > 1 { self.progress.routed.unwrap_or_default() } else { self.last_lsn() };
+        let horizon = Horizon { records, dedup, upto: self.last_lsn().min(arrived) };
         self.retention.begin(&self.shared, self.identity.owner_epoch, horizon);
         Ok(())
     }
@@ -245,6 +309,18 @@ impl StoreReader for PostgresStore {
 
     fn dedup(&self, key: &[u8; 16]) -> Result<Option<DedupHit>, StoreError> {
         self.reader.dedup(key)
+    }
+
+    fn dedup_many(&self, keys: &[[u8; 16]]) -> Result<Vec<Option<DedupHit>>, StoreError> {
+        self.reader.dedup_many(keys)
+    }
+
+    fn heads_of(&self, streams: &[StreamKey]) -> Result<Vec<Option<Head>>, StoreError> {
+        self.reader.heads_of(streams)
+    }
+
+    fn is_remote(&self) -> bool {
+        true
     }
 
     fn page(&self, stream: &StreamKey, after: Seq, limit: PageLimit) -> Result<Page, StoreError> {
@@ -288,26 +364,46 @@ impl StoreReader for PostgresStore {
     }
 }
 
-/// Brings the tables up to date, makes the partition's own, and raises its owner epoch.
-async fn take(mut session: Session, options: &PostgresOptions) -> Result<(Epoch, OwnerEpoch, Timestamp), OpenError> {
-    migrations::migrate(&session, &options.schema).await?;
-    let partition = options.partition.0 as i32;
+/// Brings the tables up to date, and holds the number of partitions against that of those who came before.
+async fn prepare(session: &mut Session, schema: &str, partitions: u32) -> Result<(), OpenError> {
+    migrations::migrate(session, schema).await?;
     let mut base = [0; 8];
     getrandom::fill(&mut base).map_err(|error| OpenError::Randomness(std::io::Error::other(error)))?;
     // Never 0, which stands for none.
     let base = i64::from_le_bytes(base) | 1;
-    let taken = async {
+    let counted = async {
         session.execute("insert into store (base_epoch) values ($1) on conflict do nothing", &[&base]).await?;
-        let rows = session.query("select base_epoch from store", &[]).await?;
-        let base: i64 = column(rows.first().ok_or_else(|| Failure::damaged("no base epoch"))?, 0)?;
-        make_partition(&session, partition).await?;
-        session.execute("insert into retention values ($1, 0) on conflict do nothing", &[&partition]).await?;
-        let rows = session.query(sql::TAKE, &[&partition]).await?;
-        let row = rows.first().ok_or_else(|| Failure::damaged("no owner epoch"))?;
-        let (owner, newest): (i64, i64) = (column(row, 0)?, column(row, 1)?);
-        Ok::<_, Failure>((Epoch(base as u64), OwnerEpoch(owner as u64), Timestamp(newest)))
+        let rows = session.query(sql::COUNT, &[&(partitions as i32)]).await?;
+        column::<i32>(rows.first().ok_or_else(|| Failure::damaged("no base epoch"))?, 0)
     };
-    Ok(taken.await?)
+    let found = counted.await? as u32;
+    if found == partitions { Ok(()) } else { Err(OpenError::Partitions { found, asked: partitions }) }
+}
+
+struct Taken {
+    identity: Identity,
+    last_timestamp: Timestamp,
+    progress: Progress,
+}
+
+/// Makes the partition's own tables, and raises its owner epoch.
+async fn take(mut session: Session, partition: PartitionId) -> Result<Taken, Failure> {
+    let partition = partition.0 as i32;
+    let rows = session.query("select base_epoch from store", &[]).await?;
+    let base: i64 = column(rows.first().ok_or_else(|| Failure::damaged("no base epoch"))?, 0)?;
+    make_partition(&session, partition).await?;
+    session.execute("insert into retention values ($1, 0) on conflict do nothing", &[&partition]).await?;
+    let rows = session.query(sql::TAKE, &[&partition]).await?;
+    let row = rows.first().ok_or_else(|| Failure::damaged("no owner epoch"))?;
+    let (owner, newest): (i64, i64) = (column(row, 0)?, column(row, 1)?);
+    let (source, next): (Option<i32>, Option<i64>) = (column(row, 2)?, column(row, 3)?);
+    let consumed = source.zip(next).map(|(source, next)| Consumed { source: source as u32, next: next as u64 });
+    let routed = Some(Lsn(column::<i64>(row, 4)? as u64));
+    Ok(Taken {
+        identity: Identity { base_epoch: Epoch(base as u64), owner_epoch: OwnerEpoch(owner as u64) },
+        last_timestamp: Timestamp(newest),
+        progress: Progress { consumed, routed },
+    })
 }
 
 /// The parts of the divided tables. To attach one needs a lock that waits for all who read or write, so it is looked first

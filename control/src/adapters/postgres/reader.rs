@@ -1,5 +1,6 @@
 //! Look-ups, each one statement on a connection of the pool, so that each sees one moment.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +25,8 @@ pub struct PostgresReader(Arc<Shared>);
 
 #[derive(Debug)]
 pub(super) struct Shared {
-    pub engine: Engine,
-    pub pool: Pool,
+    pub engine: Arc<Engine>,
+    pub pool: Arc<Pool>,
     pub partition: PartitionId,
     /// The newest record of a commit that has returned.
     pub last_lsn: AtomicU64,
@@ -120,12 +121,32 @@ impl StoreReader for PostgresReader {
 
     fn dedup(&self, key: &[u8; 16]) -> Result<Option<DedupHit>, StoreError> {
         let rows = self.query(sql::FIND_DEDUP, &[&self.partition(), &&key[..]])?;
-        let hit = |row: &Row| {
-            let id = MessageId(column::<i64>(row, 2)? as u64);
-            let fingerprint = Fingerprint(column::<i64>(row, 3)? as u64);
-            Ok(DedupHit { epoch: epoch(row, 0)?, seq: seq(row, 1)?, id, fingerprint })
-        };
-        rows.first().map(hit).transpose()
+        Ok(rows.first().map(|row| hit(row, 0)).transpose()?)
+    }
+
+    fn dedup_many(&self, keys: &[[u8; 16]]) -> Result<Vec<Option<DedupHit>>, StoreError> {
+        let wanted: Vec<&[u8]> = keys.iter().map(|key| &key[..]).collect();
+        let rows = self.query(sql::FIND_DEDUP_MANY, &[&self.partition(), &wanted])?;
+        let mut found: HashMap<&[u8], DedupHit> = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            found.insert(column(row, 0)?, hit(row, 1)?);
+        }
+        Ok(keys.iter().map(|key| found.get(&key[..]).copied()).collect())
+    }
+
+    fn heads_of(&self, streams: &[StreamKey]) -> Result<Vec<Option<Head>>, StoreError> {
+        let wanted: Vec<&str> = streams.iter().map(StreamKey::as_str).collect();
+        let rows = self.query(sql::HEADS_OF, &[&self.partition(), &wanted])?;
+        let mut found: HashMap<&str, Head> = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let head = Head { epoch: epoch(row, 1)?, head: seq(row, 2)?, first: seq(row, 3)? };
+            found.insert(column(row, 0)?, head);
+        }
+        Ok(streams.iter().map(|stream| found.get(stream.as_str()).copied()).collect())
+    }
+
+    fn is_remote(&self) -> bool {
+        true
     }
 
     fn page(&self, stream: &StreamKey, after: Seq, limit: PageLimit) -> Result<Page, StoreError> {
@@ -164,7 +185,7 @@ impl StoreReader for PostgresReader {
     }
 
     fn groups_of(&self, uid: &Uid, limit: usize) -> Result<Vec<Gid>, StoreError> {
-        let rows = self.query(sql::GROUPS_OF, &[&self.partition(), &uid.as_str(), &(limit as i64)])?;
+        let rows = self.query(sql::GROUPS_OF, &[&uid.as_str(), &(limit as i64)])?;
         Ok(rows.iter().map(|row| name(row, 0)).collect::<Result<_, Failure>>()?)
     }
 
@@ -189,6 +210,13 @@ impl StoreReader for PostgresReader {
     fn replay(&self, from: Lsn, limit: PageLimit) -> Result<Option<ReplayPage>, StoreError> {
         Ok(self.read_replay(from, limit)?)
     }
+}
+
+/// From four columns that begin at `at`.
+fn hit(row: &Row, at: usize) -> Result<DedupHit, Failure> {
+    let id = MessageId(column::<i64>(row, at + 2)? as u64);
+    let fingerprint = Fingerprint(column::<i64>(row, at + 3)? as u64);
+    Ok(DedupHit { epoch: epoch(row, at)?, seq: seq(row, at + 1)?, id, fingerprint })
 }
 
 fn limits(limit: PageLimit) -> (i64, i64) {

@@ -43,7 +43,7 @@ impl Retention {
             if let Some(shared) = weak.upgrade() {
                 let engine = &shared.engine;
                 let done = async {
-                    let mut session = Session::connect(engine.config()).await?;
+                    let mut session = engine.connect().await?;
                     trim(&mut session, &shared, owner, horizon).await
                 };
                 match done.await {

@@ -11,7 +11,10 @@ pub(super) type Column<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
 /// In the order in which they are to be sent. The partition, which is the first parameter of each, is not among them.
 pub(super) fn statements(changes: &Changes) -> Vec<(&'static str, Vec<Column<'_>>)> {
-    let mut all = vec![(sql::RECORDS, records(changes))];
+    let mut all = Vec::new();
+    if !changes.records.is_empty() {
+        all.push((sql::RECORDS, records(changes)));
+    }
     if !changes.places.is_empty() {
         all.push((sql::PLACES, places(changes)));
         all.push((sql::HEADS, heads(changes)));
@@ -73,6 +76,7 @@ fn heads(changes: &Changes) -> Vec<Column<'_>> {
         column(rows(), |row| row.head.0 as i64),
         column(rows(), |row| row.first.0 as i64),
         column(rows(), |row| row.last_lsn.0 as i64),
+        column(rows(), |row| row.last_ts.0),
     ]
 }
 

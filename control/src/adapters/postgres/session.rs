@@ -1,12 +1,14 @@
 //! Connections: opened with limits on everything, each request within a time, read by a few at once.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
+use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{Client, Config, NoTls, Row, Socket, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::{Failure, OpenError};
 
@@ -15,11 +17,17 @@ use super::error::{Failure, OpenError};
 pub(super) struct Engine {
     runtime: Option<Runtime>,
     config: Config,
+    tls: Option<Arc<rustls::ClientConfig>>,
     timeout: Duration,
 }
 
 impl Engine {
-    pub fn new(mut config: Config, schema: &str, timeout: Duration) -> Result<Engine, OpenError> {
+    pub fn new(
+        mut config: Config,
+        schema: &str,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        timeout: Duration,
+    ) -> Result<Engine, OpenError> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("postgres").enable_all().build();
         let ms = timeout.as_millis();
@@ -32,7 +40,7 @@ impl Engine {
         if config.get_application_name().is_none() {
             config.application_name("tidegate-control");
         }
-        Ok(Engine { runtime: Some(runtime.map_err(OpenError::Thread)?), config, timeout })
+        Ok(Engine { runtime: Some(runtime.map_err(OpenError::Thread)?), config, tls, timeout })
     }
 
     pub fn timeout(&self) -> Duration {
@@ -52,11 +60,10 @@ impl Engine {
     }
 
     pub async fn connect(&self) -> Result<Session, Failure> {
-        Session::connect(&self.config).await
-    }
-
-    pub fn config(&self) -> &Config {
-        &self.config
+        match &self.tls {
+            None => Session::connect(&self.config, NoTls).await,
+            Some(tls) => Session::connect(&self.config, MakeRustlsConnect::new((**tls).clone())).await,
+        }
     }
 
     fn runtime(&self) -> &Runtime {
@@ -83,8 +90,12 @@ pub(super) struct Session {
 pub(super) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Session {
-    pub async fn connect(config: &Config) -> Result<Session, Failure> {
-        let (client, connection) = config.connect(NoTls).await?;
+    async fn connect<T>(config: &Config, tls: T) -> Result<Session, Failure>
+    where
+        T: MakeTlsConnect<Socket>,
+        T::Stream: Send + 'static,
+    {
+        let (client, connection) = config.connect(tls).await?;
         tokio::spawn(async move {
             // Whoever uses the client learns of it too, as the failure of the request.
             if let Err(error) = connection.await {

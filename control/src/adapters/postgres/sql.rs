@@ -3,14 +3,19 @@
 pub const TAKE: &str = "insert into partitions as p (partition, owner_epoch, writer, last_lsn, last_ts)
      values ($1, 1, 0, 0, 0)
      on conflict (partition) do update set owner_epoch = p.owner_epoch + 1
-     returning owner_epoch, last_ts";
+     returning owner_epoch, last_ts, source, next_offset, routed_lsn";
+
+pub const COUNT: &str = "update store set partitions = coalesce(partitions, $1) returning partitions";
 
 pub const OWNER: &str = "select owner_epoch, last_lsn from partitions where partition = $1";
 
 pub const NEXT_WRITER: &str = "update partitions set writer = writer + 1 where partition = $1 and owner_epoch = $2
      returning writer, last_lsn";
 
-pub const ADVANCE: &str = "update partitions set last_lsn = $5, last_ts = greatest(last_ts, $6)
+/// What is null was not said, and stays.
+pub const ADVANCE: &str = "update partitions set last_lsn = $5, last_ts = greatest(last_ts, $6),
+         source = coalesce($7::integer, source), next_offset = coalesce($8::bigint, next_offset),
+         routed_lsn = greatest(routed_lsn, coalesce($9::bigint, 0))
      where partition = $1 and owner_epoch = $2 and writer = $3 and last_lsn = $4";
 
 /// Of every batch, or of most; prepared when a connection begins.
@@ -23,11 +28,12 @@ pub const PLACES: &str = "insert into places (partition, stream, epoch, seq, lsn
      select $1::integer, * from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
          $7::integer[])";
 
-pub const HEADS: &str = "insert into heads as h (partition, stream, epoch, head, first, last_lsn)
-     select $1::integer, * from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])
+pub const HEADS: &str = "insert into heads as h (partition, stream, epoch, head, first, last_lsn, last_ts)
+     select $1::integer, * from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+         $7::bigint[])
      on conflict (partition, stream) do update set
          first = case when h.epoch = excluded.epoch then h.first else excluded.first end,
-         epoch = excluded.epoch, head = excluded.head, last_lsn = excluded.last_lsn";
+         epoch = excluded.epoch, head = excluded.head, last_lsn = excluded.last_lsn, last_ts = excluded.last_ts";
 
 pub const DEDUP: &str = "insert into dedup (partition, key, epoch, seq, id, fingerprint, ts)
      select $1::integer, * from unnest($2::bytea[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
@@ -81,6 +87,12 @@ pub const READS: &str = "insert into reads (partition, uid, stream, epoch, seq)
 
 pub const HEAD: &str = "select epoch, head, first from heads where partition = $1 and stream = $2";
 
+pub const HEADS_OF: &str = "select stream, epoch, head, first from heads
+     where partition = $1 and stream = any($2::text[])";
+
+pub const FIND_DEDUP_MANY: &str = "select key, epoch, seq, id, fingerprint from dedup
+     where partition = $1 and key = any($2::bytea[])";
+
 pub const FIND_DEDUP: &str = "select epoch, seq, id, fingerprint from dedup where partition = $1 and key = $2";
 
 /// One statement, so that where the page begins and what it holds are of one moment: retention may move both.
@@ -115,10 +127,11 @@ pub const MEMBERS: &str = "select uid, role, joined, left_seq from members
      where partition = $1 and gid = $2 and uid > $3 and left_seq is null
      order by uid limit $4";
 
+/// In all partitions.
 pub const GROUPS_OF: &str = "select m.gid
-     from members m left join heads h on h.partition = $1 and h.stream = 'g:' || m.gid
-     where m.partition = $1 and m.uid = $2 and m.left_seq is null
-     order by coalesce(h.last_lsn, 0) desc, m.gid desc limit $3";
+     from members m left join heads h on h.partition = m.partition and h.stream = 'g:' || m.gid
+     where m.uid = $1 and m.left_seq is null
+     order by coalesce(h.last_ts, 0) desc, coalesce(h.last_lsn, 0) desc, m.gid desc limit $2";
 
 pub const FIND_MARKS: &str =
     "select device, epoch, seq, ts from marks where partition = $1 and uid = $2 and stream = $3";

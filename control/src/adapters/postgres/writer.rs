@@ -47,8 +47,12 @@ impl Writer {
         }
         let fence = self.session.prepare(sql::ADVANCE).await?;
         let (from, upto, newest) = (last.0 as i64, (last.0 as usize + changes.records.len()) as i64, changes.newest.0);
+        let source = changes.progress.consumed.map(|consumed| consumed.source as i32);
+        let next = changes.progress.consumed.map(|consumed| consumed.next as i64);
+        let routed = changes.progress.routed.map(|lsn| lsn.0 as i64);
         let client = self.session.client();
-        let fence_params: Params<'_> = &[&self.partition, &self.owner, &self.number, &from, &upto, &newest];
+        let fence_params: Params<'_> =
+            &[&self.partition, &self.owner, &self.number, &from, &upto, &newest, &source, &next, &routed];
         let fenced = async {
             let (begun, fenced) = join(client.batch_execute("begin"), client.execute(&fence, fence_params)).await;
             begun.and(fenced)

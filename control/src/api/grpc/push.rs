@@ -20,7 +20,7 @@ use crate::api::push::{Batch, Draft, Malformed, Named, Template};
 use crate::config::LimitsConfig;
 use crate::link::convert::priority_in;
 use crate::message::{KIND_DEFAULT, text_or_binary};
-use crate::runtime::{Pending, late};
+use crate::runtime::Pending;
 
 /// Requests of one PushBatch.
 pub const BATCH_REQUESTS_MAX: usize = 10_000;
@@ -43,7 +43,7 @@ pub struct PushApi(pub Arc<Api>);
 impl PushService for PushApi {
     async fn push(&self, request: Request<PushRequest>) -> Result<Response<PushResponse>, Status> {
         self.0.access.backend_call(&request)?;
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&self.0);
         let (corr, draft) = draft(request.into_inner(), &self.0.limits);
         batch.add(corr, draft.map_err(|rejected| malformed(rejected.why))?);
         let results = self.answer(batch).await?;
@@ -56,7 +56,7 @@ impl PushService for PushApi {
         if requests.len() > BATCH_REQUESTS_MAX {
             return Err(Status::invalid_argument(format!("at most {BATCH_REQUESTS_MAX} requests")));
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&self.0);
         let counts: Vec<usize> = requests.into_iter().map(|request| add(&mut batch, request, &self.0.limits)).collect();
         let mut results = self.answer(batch).await?.into_iter();
         let responses = counts.into_iter().map(|n| PushResponse { results: results.by_ref().take(n).collect() });
@@ -90,9 +90,9 @@ impl PushApi {
     async fn answer(&self, mut batch: Batch) -> Result<Vec<PushResult>, Status> {
         let api = &self.0;
         let commands = std::mem::take(&mut batch.commands);
-        let pending = api.sequencer.submit(commands).map_err(|refusal| status(&refusal))?;
-        let answers = tokio::time::timeout(api.patience(), pending).await;
-        Ok(batch.results(answers.unwrap_or_else(|_elapsed| Err(late())), api))
+        let pending = api.dispatch.submit(commands).map_err(|refusal| status(&refusal))?;
+        let answers = pending.within(api.patience()).await;
+        Ok(batch.results(answers, api))
     }
 }
 
@@ -114,7 +114,7 @@ async fn finish(api: Arc<Api>, chunk: Chunk) -> Vec<Result<PushResult, Status>> 
         Chunk::End(status) => vec![Err(status)],
         Chunk::Submitted { batch, pending, _room } => {
             let answers = match pending {
-                Ok(pending) => pending.await,
+                Ok(pending) => pending.for_stream(api.patience()).await,
                 Err(refusal) => Err(refusal),
             };
             batch.results(answers, &api).into_iter().map(Ok).collect()
@@ -157,7 +157,7 @@ impl Reader {
     /// Takes what has arrived and hands it over. `Err`: the stream ends, with a status if there is somebody to tell.
     async fn chunk(&mut self, first: PushRequest) -> Result<(), Option<Status>> {
         let limits = self.api.limits.clone();
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&self.api);
         let (mut requests, mut bytes) = (1, size(&first));
         add(&mut batch, first, &limits);
         let mut end = None;
@@ -179,7 +179,7 @@ impl Reader {
         let cost = bytes.min(IN_FLIGHT_BYTES_MAX) as u32;
         let room = Arc::clone(&self.room).acquire_many_owned(cost).await.ok();
         let commands = std::mem::take(&mut batch.commands);
-        let pending = self.api.sequencer.submit_with_patience(commands, self.api.patience()).await;
+        let pending = self.api.dispatch.submit_with_patience(commands, self.api.patience()).await;
         let chunk = Chunk::Submitted { batch, pending, _room: room };
         self.chunks.send(chunk).await.map_err(|_| None)?;
         end.map_or(Ok(()), |status| Err(Some(status)))
@@ -264,6 +264,7 @@ fn draft(request: PushRequest, limits: &LimitsConfig) -> (u64, Result<Draft, Rej
         ephemeral,
         priority: priority_in(request.priority),
         ttl_s: request.ttl_s,
+        ack_durable: request.ack == AckMode::Durable as i32,
         platforms: request.platforms.into_iter().map(String::into_boxed_str).collect(),
     };
     problems.extend(template.problems());

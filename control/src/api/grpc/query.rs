@@ -34,7 +34,7 @@ impl QueryService for QueryApi {
             since_ts: None,
             limit: page_limit(asked.limit),
         };
-        let reply = api.sequencer.ask(command, api.patience()).await.map_err(|refusal| status(&refusal))?;
+        let reply = api.dispatch.ask(command, api.patience()).await.map_err(|refusal| status(&refusal))?;
         let Reply::Page { stream, page, head } = reply else { return Err(unexpected(&reply).into()) };
         let stored = page.messages.iter();
         Ok(Response::new(HistoryResponse {

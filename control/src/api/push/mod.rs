@@ -1,6 +1,8 @@
 //! Pushes, whichever way they come in: a checked [`Draft`] for each request, one [`Batch`] of commands, results in the order
 //! in which the targets were named.
 
+use std::sync::Arc;
+
 use hashbrown::HashSet;
 use smallvec::SmallVec;
 use tidegate_control_core::domain::names::EVERYBODY;
@@ -14,7 +16,10 @@ use crate::message::{KEY_BYTES_MAX, check_content, check_line, check_metadata, c
 use crate::presence::View;
 use crate::runtime::{Answer, SUBMISSION_SLOTS_MAX, slots_of_content};
 
+mod recording;
 pub mod rest;
+
+use recording::About;
 
 /// Slots that one request may take, so that it leaves room for those that are handed over with it.
 const REQUEST_SLOTS_MAX: usize = SUBMISSION_SLOTS_MAX / 2;
@@ -45,6 +50,8 @@ pub struct Template {
     pub priority: Priority,
     pub ttl_s: u32,
     pub platforms: SmallVec<[Box<str>; 1]>,
+    /// Answer once it is durable, without waiting for its seq.
+    pub ack_durable: bool,
 }
 
 /// Why there is no draft.
@@ -153,6 +160,8 @@ impl Template {
 
     fn command(&self, to: StreamKey) -> Command {
         Command::Push(Box::new(Push {
+            id: None,
+            ack_durable: self.ack_durable,
             to,
             sender: None,
             from: self.from.clone(),
@@ -172,6 +181,8 @@ impl Template {
     /// As [`Template::command`] for the last target, without a copy.
     fn into_command(self, to: StreamKey) -> Command {
         Command::Push(Box::new(Push {
+            id: None,
+            ack_durable: self.ack_durable,
             to,
             sender: None,
             from: self.from,
@@ -195,6 +206,8 @@ pub struct Batch {
     /// For the partition; taken by the caller.
     pub commands: Vec<Command>,
     slots: Vec<Slot>,
+    /// What was pushed is remembered until the answers are there.
+    keeps_records: bool,
 }
 
 /// What is known of one target's result.
@@ -204,11 +217,17 @@ struct Slot {
     name: String,
     /// `None`: the partition's answer decides.
     refusal: Option<Refusal>,
+    about: Option<Arc<About>>,
 }
 
 impl Batch {
+    pub fn new(api: &Api) -> Batch {
+        Batch { keeps_records: api.records.is_some(), ..Batch::default() }
+    }
+
     pub fn add(&mut self, corr: u64, draft: Draft) {
         let last = draft.targets.iter().rposition(|target| matches!(target, Target::Stream { .. }));
+        let about = self.keeps_records.then(|| About::of(&draft.message));
         let mut message = Some(draft.message);
         for (at, target) in draft.targets.into_iter().enumerate() {
             let (name, refusal) = match target {
@@ -222,7 +241,7 @@ impl Batch {
                     (name, None)
                 }
             };
-            self.slots.push(Slot { corr, name, refusal });
+            self.slots.push(Slot { corr, name, refusal, about: about.clone() });
         }
     }
 
@@ -231,7 +250,12 @@ impl Batch {
         if names.is_empty() {
             names.push(String::new());
         }
-        self.slots.extend(names.into_iter().map(|name| Slot { corr, name, refusal: Some(refusal.clone()) }));
+        self.slots.extend(names.into_iter().map(|name| Slot {
+            corr,
+            name,
+            refusal: Some(refusal.clone()),
+            about: None,
+        }));
     }
 
     pub fn is_empty(&self) -> bool {
@@ -254,6 +278,9 @@ impl Batch {
                 (None, None) => answers.next().unwrap_or_else(|| Err(crate::runtime::late())),
             };
             refused += u64::from(answer.is_err());
+            if let (Some(about), Some(records)) = (slot.about, &api.records) {
+                about.tell(&records.feed, &slot.name, &answer, online(&slot.name, &presence));
+            }
             results.push(result(slot.corr, slot.name, answer, &presence));
         }
         api.metrics.refused(refused);
@@ -263,8 +290,8 @@ impl Batch {
 
 fn result(corr: u64, to: String, answer: Answer, presence: &View<'_>) -> PushResult {
     match answer {
-        Ok(Reply::Pushed { epoch, seq, id, duplicate, .. }) => PushResult {
-            online: online(&to, presence).unwrap_or(0),
+        Ok(Reply::Pushed { epoch, seq, id, duplicate, online, .. }) => PushResult {
+            online: online.or_else(|| self::online(&to, presence)).unwrap_or(0),
             to,
             status: PushStatus::Accepted as i32,
             message_id: id.to_string(),
@@ -273,6 +300,13 @@ fn result(corr: u64, to: String, answer: Answer, presence: &View<'_>) -> PushRes
             duplicate,
             error: None,
             corr,
+        },
+        Ok(Reply::Queued { id }) => PushResult {
+            to,
+            status: PushStatus::Queued as i32,
+            message_id: id.map(|id| id.to_string()).unwrap_or_default(),
+            corr,
+            ..PushResult::default()
         },
         Ok(_) => refused_result(corr, to, &Refusal::new(ErrorCode::Internal, "another reply than that of a push")),
         Err(refusal) => refused_result(corr, to, &refusal),

@@ -19,20 +19,19 @@ use crate::api::error::{ApiError, FieldProblem};
 use crate::api::extract::{Backend, Fields, JsonBody};
 use crate::config::LimitsConfig;
 use crate::message::{KIND_DEFAULT, text_or_binary};
-use crate::runtime::late;
 
 /// Answers 200 with one result per target if the request is well formed, whatever became of each target.
 ///
 /// Errors: 400 with every problem, 413 for too much content, 415 for another body than JSON, 503 if nothing could be taken in.
 pub async fn push(State(api): State<Arc<Api>>, _: Backend, JsonBody(body): JsonBody) -> Result<Response, ApiError> {
     let draft = draft(&body, &api.limits).map_err(ApiError::from)?;
-    let mut batch = Batch::default();
+    let mut batch = Batch::new(&api);
     batch.add(0, draft);
     let commands = std::mem::take(&mut batch.commands);
     // Refused as a whole: nothing was taken in, and the whole request may be sent again.
-    let pending = api.sequencer.submit(commands)?;
-    let answers = tokio::time::timeout(api.patience(), pending).await;
-    let results = batch.results(answers.unwrap_or_else(|_elapsed| Err(late())), &api);
+    let pending = api.dispatch.submit(commands)?;
+    let answers = pending.within(api.patience()).await;
+    let results = batch.results(answers, &api);
     Ok(Json(Answer { results: results.iter().map(JsonResult::from).collect() }).into_response())
 }
 
@@ -110,7 +109,12 @@ pub fn draft(body: &Bytes, limits: &LimitsConfig) -> Result<Draft, Malformed> {
     let named = targets(&mut fields, limits.targets_max);
     let message = message(&mut fields);
     let word = |word: &'static str, value| (word, value);
+    let ack = fields.word("ack", &[("sequenced", Ack::Sequenced), ("durable", Ack::Durable), ("routed", Ack::Routed)]);
+    if ack == Some(Ack::Routed) {
+        fields.problem("ack", "`routed` does not exist yet");
+    }
     let template = Template {
+        ack_durable: ack == Some(Ack::Durable),
         from: fields.take("from", "a string").unwrap_or_default(),
         message_id: fields.take::<Box<str>>("message_id", "a string").filter(|key| !key.is_empty()),
         ephemeral: fields.word("class", &[word("durable", false), word("ephemeral", true)]).unwrap_or(false),
@@ -124,9 +128,6 @@ pub fn draft(body: &Bytes, limits: &LimitsConfig) -> Result<Draft, Malformed> {
         content: message.content,
         metadata: message.metadata,
     };
-    if fields.word("ack", &[word("durable", false), word("routed", true)]) == Some(true) {
-        fields.problem("ack", "`routed` does not exist yet");
-    }
     fields.adopt(template.problems());
     let problems = fields.into_problems();
     if !problems.is_empty() {
@@ -134,6 +135,14 @@ pub fn draft(body: &Bytes, limits: &LimitsConfig) -> Result<Draft, Malformed> {
     }
     template.check_size(named.count(), limits.content_bytes_max).map_err(Malformed::Refused)?;
     Ok(Draft { targets: named.into_targets(), message: template })
+}
+
+/// What the answer waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ack {
+    Sequenced,
+    Durable,
+    Routed,
 }
 
 /// `to` is a list of streams, or an object that names targets in other ways.

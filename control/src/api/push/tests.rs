@@ -2,6 +2,7 @@ use super::*;
 
 fn template() -> Template {
     Template {
+        ack_durable: false,
         from: "billing".into(),
         kind: "text".into(),
         title: Box::default(),

@@ -30,7 +30,8 @@ fn command(up: Result<Up, BadItem>) -> Command {
 #[test]
 fn what_breaks_the_protocol_is_refused() {
     let open = |corr, uid: &str, stream: &str| {
-        let streams = vec![v1::LinkOpenStream { stream: stream.into(), after: None, epoch: String::new() }];
+        let streams =
+            vec![v1::LinkOpenStream { stream: stream.into(), after: None, epoch: String::new(), auto: false }];
         link_up_item::Item::Open(v1::LinkOpen { corr, uid: uid.into(), streams, ..Default::default() })
     };
     let interest =

@@ -20,24 +20,36 @@ pub const STREAMS_MAX: usize = 8 << 20;
 /// Most connects, joins and invitations that wait for control; beyond it a connect is closed with 3004 and a join is
 /// answered OVERLOADED.
 pub const OPENS_MAX: usize = 256 * 1024;
-/// Most opens that control is asked at once: each may bring pages, and a storm must not hold them all in memory.
+/// Most opens that control is asked at once, over all partitions: each may bring pages, and a storm must not hold them all in
+/// memory.
 pub const OPENS_ASKED_MAX: usize = 2_048;
+/// However many partitions there are, each is asked so many at once.
+pub const OPENS_ASKED_MIN: usize = 16;
+/// Most bytes of pages kept for opens that are not finished yet. Beyond it pages are not kept, and the connection pulls.
+pub const OPEN_PAGES_BYTES_MAX: usize = OPENS_ASKED_MAX * PAGE_BYTES_MAX;
+/// Most streams in other partitions that one open is told of; the client learns of others at its next connect.
+pub const ALSO_STREAMS_MAX: usize = 10_000;
 /// Most group invitations remembered for a connect that is still being answered; the client learns of others at its next connect.
 pub const LATE_JOINS_MAX: usize = 512;
 /// Bytes of missed messages that one connect gets as batches, over all its streams; what does not fit is a gap to pull.
 pub const RECOVERY_BYTES_MAX: usize = 4 * PAGE_BYTES_MAX;
 /// Most requests of clients that wait for control; beyond it they are answered OVERLOADED.
 pub const REQUESTS_MAX: usize = 64 * 1024;
-/// Most holes that are pulled at once; the others wait their turn.
+/// Most holes that are pulled at once, over all partitions; the others wait their turn.
 pub const HEALS_ASKED_MAX: usize = 64;
+/// However many partitions there are, of each so many are pulled at once.
+pub const HEALS_ASKED_MIN: usize = 4;
 /// A stream that is further behind than this is not caught up by the node: its members are told a gap.
 pub const HEAL_DISTANCE_MAX: u64 = 4_000;
 /// Pause before a hole is asked for again after an error or an answer that brought nothing.
 pub const HEAL_RETRY_MS: u64 = 200;
 /// Most changed streams in one answer to `sync`.
 pub const SYNC_STREAMS_MAX: usize = 1_000;
-/// Most presence changes kept while the link is down; the oldest are dropped (routes of a dead incarnation are void anyway).
+/// Most presence changes kept while links are down, over all partitions; the oldest are dropped (whoever is here is told of
+/// again, and routes of a dead incarnation are void).
 pub const PRESENCE_MAX: usize = 256 * 1024;
+/// Pause between two slices of those who are here, when a partition that came up is told of them: the others have their turn.
+pub const PRESENT_PAUSE_MS: u64 = 2;
 /// Deliveries are credited back to control in chunks of so many bytes.
 pub const CREDIT_BYTES: u64 = 64 * 1024;
 /// Most timers that one call of `handle_timeout` works off, so that its output stays bounded.
@@ -47,6 +59,7 @@ const _: () = assert!(FRAME_BYTES_MAX <= WINDOW_BYTES_MAX);
 const _: () = assert!(2 * PAGE_BYTES_MAX <= WINDOW_BYTES_MAX);
 const _: () = assert!(2 * PULL_MESSAGES_MAX as usize <= WINDOW_MESSAGES_MAX);
 const _: () = assert!(OPENS_ASKED_MAX <= OPENS_MAX);
+const _: () = assert!(OPENS_ASKED_MIN <= OPENS_ASKED_MAX && HEALS_ASKED_MIN <= HEALS_ASKED_MAX);
 
 /// What an operator sets.
 #[derive(Clone, Debug)]
@@ -115,6 +128,9 @@ pub struct HubStats {
     pub opens_pending: u64,
     /// Gauge: requests and hole pulls that wait.
     pub requests_pending: u64,
+    /// Gauge: partitions, and those of them that are attached.
+    pub partitions: u64,
+    pub partitions_up: u64,
     /// Durable messages taken into streams.
     pub messages_received: u64,
     pub ephemeral_received: u64,

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use super::ops::Asked;
 use super::stream::{GapAll, Heal, HealStep};
-use super::{
-    HEAL_DISTANCE_MAX, HEAL_RETRY_MS, HEALS_ASKED_MAX, Hub, Timer, TimerKind, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX,
-};
+use super::{HEAL_DISTANCE_MAX, HEAL_RETRY_MS, Hub, Timer, TimerKind, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX};
 use crate::client::errors::ErrorCode;
 use crate::client::ops::{PAGE_BYTES_MAX, PULL_MESSAGES_MAX};
-use crate::ids::{Epoch, Now, Seq, StreamIdx};
+use crate::ids::{Epoch, Now, PartitionId, Seq, StreamIdx};
 use crate::link::{Corr, LinkError, LinkOk, LinkOp, Pulled, ToLink};
 use crate::messages::ToShard;
 
@@ -42,13 +40,21 @@ impl Hub {
             && pending.durable.len() + PULL_MESSAGES_MAX as usize <= WINDOW_MESSAGES_MAX;
         if let Some(heal) = pending.heal.as_mut().filter(|heal| heal.step == HealStep::WaitsForRoom && has_room) {
             heal.step = HealStep::Queued;
-            self.heal_queue.push_back((idx, serial));
+            self.queue_heal(self.partition_at(idx), idx, serial);
         }
     }
 
-    pub(super) fn pump_heals(&mut self, now: Now) {
-        while self.link.up && self.heals_asked < HEALS_ASKED_MAX {
-            let Some((idx, serial)) = self.heal_queue.pop_front() else { return };
+    pub(super) fn queue_heal(&mut self, partition: PartitionId, idx: StreamIdx, serial: u32) {
+        if let Some(link) = self.links.at_mut(partition) {
+            link.heal_queue.push_back((idx, serial));
+            self.links.stir(partition);
+        }
+    }
+
+    pub(super) fn pump_heals(&mut self, now: Now, partition: PartitionId) {
+        let asked_max = self.links.heals_asked_max();
+        while let Some(link) = self.links.at_mut(partition).filter(|link| link.up && link.heals_asked < asked_max) {
+            let Some((idx, serial)) = link.heal_queue.pop_front() else { return };
             let corr = self.next_corr;
             let Some(key) = self.streams.key(idx) else { continue };
             let Some(stream) = self.streams.current(idx, serial) else { continue };
@@ -71,10 +77,12 @@ impl Hub {
                 limit: PULL_MESSAGES_MAX,
             };
             let corr = self.corr();
-            self.heals_asked += 1;
+            if let Some(link) = self.links.at_mut(partition) {
+                link.heals_asked += 1;
+            }
             self.stats.heals += 1;
-            self.requests.insert(corr, Asked::Heal { stream: idx, serial });
-            self.to_link.push_back(ToLink::Request { corr, uid: None, device: "".into(), op });
+            self.put_request(partition, corr, Asked::Heal { stream: idx, serial });
+            self.to_link.push_back((partition, ToLink::Request { corr, uid: None, device: "".into(), op }));
         }
     }
 
@@ -82,10 +90,14 @@ impl Hub {
         &mut self,
         now: Now,
         corr: Corr,
+        partition: PartitionId,
         (idx, serial): (StreamIdx, u32),
         result: Result<LinkOk, LinkError>,
     ) {
-        self.heals_asked = self.heals_asked.saturating_sub(1);
+        if let Some(link) = self.links.at_mut(partition) {
+            link.heals_asked = link.heals_asked.saturating_sub(1);
+            self.links.stir(partition);
+        }
         let Some(stream) = self.streams.current(idx, serial) else { return };
         let heal = stream.pending_mut().and_then(|pending| pending.heal.as_mut());
         let Some(heal) = heal.filter(|heal| heal.step == HealStep::Asked(corr)) else { return };

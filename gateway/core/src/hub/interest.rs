@@ -8,8 +8,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::Hub;
-use super::open::{PendingOpen, Stage};
-use crate::ids::{Now, StreamKey};
+use crate::ids::{PartitionId, StreamKey};
 use crate::link::{Corr, ToLink};
 use crate::planted::{self, Bug};
 
@@ -38,6 +37,15 @@ impl Forgotten {
         self.streams.clear();
     }
 
+    fn remember(&mut self, stream: StreamKey) {
+        self.streams.insert(stream, self.asked);
+    }
+
+    /// How many opens had been asked when the stream was forgotten.
+    fn since(&self, stream: &StreamKey) -> Option<u64> {
+        self.streams.get(stream).copied()
+    }
+
     /// The number of an open that is asked now.
     pub fn number(&mut self) -> u64 {
         self.asked += 1;
@@ -48,40 +56,21 @@ impl Forgotten {
 impl Hub {
     /// Nobody here has members of the stream, and it is not live.
     pub(super) fn forget(&mut self, stream: StreamKey) {
-        if !self.link.up {
-            return;
+        let partition = self.links.of(stream.as_str());
+        let Some(link) = self.links.at_mut(partition).filter(|link| link.up) else { return };
+        if link.opens_asked > 0 {
+            link.forgotten.remember(stream.clone());
         }
-        if self.opens_asked > 0 {
-            let asked = self.link.forgotten.asked;
-            self.link.forgotten.streams.insert(stream.clone(), asked);
-        }
-        self.to_link.push_back(ToLink::Forget { stream });
+        self.to_link.push_back((partition, ToLink::Forget { stream }));
     }
 
-    /// Whether control dropped the interest that this answer speaks of. Then the whole open is asked again at its end.
-    pub(super) fn was_forgotten(&mut self, corr: Corr, stream: &StreamKey) -> bool {
-        let Some(open) = self.opens.get_mut(&corr) else { return false };
-        let crossed = self.link.forgotten.streams.get(stream).is_some_and(|asked| *asked >= open.asked);
-        let crossed = crossed && !planted::is(Bug::ForgetCrossesOpen);
-        open.crossed |= crossed;
+    /// Whether control dropped the interest that this answer speaks of. Then the whole part is asked again at its end.
+    pub(super) fn was_forgotten(&mut self, partition: PartitionId, corr: Corr, stream: &StreamKey) -> bool {
+        let Some(link) = self.links.at(partition) else { return false };
+        let forgotten = link.forgotten.since(stream);
+        let Some(part) = self.part_mut(corr) else { return false };
+        let crossed = forgotten.is_some_and(|asked| asked >= part.asked) && !planted::is(Bug::ForgetCrossesOpen);
+        part.crossed |= crossed;
         crossed
-    }
-
-    pub(super) fn ask_again(&mut self, now: Now, corr: Corr) {
-        let Some(open) = self.opens.get_mut(&corr) else { return };
-        let entries = open.begin_again();
-        self.to_ask.push_front(corr);
-        self.retries.push_back(corr);
-        self.release(now, entries);
-    }
-}
-
-impl PendingOpen {
-    /// What was answered counts for nothing. Returns what is to be let go.
-    pub(super) fn begin_again(&mut self) -> Vec<super::open::Entry> {
-        self.stage = Stage::Waiting;
-        self.crossed = false;
-        self.errors.clear();
-        std::mem::take(&mut self.entries)
     }
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use tidegate_proto::v1::{self, server_frame::Body};
 
 use super::encode::notice;
-use super::open::{Entry, OpenKind, PendingOpen, Stage, remember_late};
+use super::open::{Entry, Late, OpenKind, PendingOpen, remember_late};
 use super::stream::Classes;
 use super::{Hub, OPENS_MAX};
 use crate::client::errors::ErrorCode;
 use crate::client::gap_frame;
-use crate::ids::{ConnRef, Epoch, Now, Seq, ShardId, StreamIdx, StreamKey, Uid};
-use crate::link::{LinkError, Recovered};
+use crate::ids::{ConnRef, Now, Seq, ShardId, StreamIdx, StreamKey, Uid};
+use crate::link::LinkError;
 use crate::messages::{ConnClass, ToShard};
 
 impl Hub {
@@ -42,7 +42,9 @@ impl Hub {
     pub(super) fn lingered(&mut self, now: Now, idx: StreamIdx, serial: u32) {
         let Some(stream) = self.streams.current(idx, serial) else { return };
         stream.set_lingering(false);
-        if !stream.is_idle() || self.link.forgotten.is_full() {
+        let partition = self.partition_at(idx);
+        let Some(stream) = self.streams.at(idx) else { return };
+        if !stream.is_idle() || self.links.at(partition).is_some_and(|link| link.forgotten.is_full()) {
             self.linger_if_idle(now, idx);
             return;
         }
@@ -69,13 +71,14 @@ impl Hub {
         self.send(conn.shard, ToShard::Gap { conn: conn.conn, stream: idx, from, frame });
     }
 
-    /// The user became a member of a group by the record at `seq`: its live connections join, from that record on.
-    pub(super) fn membership_began(&mut self, uid: Uid, key: StreamKey, epoch: Epoch, seq: Seq) {
+    /// The user became a member of a group by a record of its log: its live connections join, from that record on.
+    pub(super) fn membership_began(&mut self, uid: Uid, joined: Late) {
         for corr in self.opens_of.get(&uid).cloned().unwrap_or_default() {
             if let Some(open) = self.opens.get_mut(&corr) {
-                remember_late(open, key.clone(), epoch.clone(), seq);
+                remember_late(open, &joined);
             }
         }
+        let Late { stream: key, epoch, seq, elsewhere } = joined;
         let has_inbox = self.live_inbox(&uid).is_some();
         if !has_inbox {
             return;
@@ -85,27 +88,20 @@ impl Hub {
             return;
         }
         let live = self.streams.find(&key);
+        // Another partition's word may be older than what the group's own has said since, so that one is asked.
+        let live = live.filter(|_| !elsewhere);
         let same_epoch = live.filter(|idx| self.streams.at(*idx).is_some_and(|stream| stream.epoch == epoch));
         let kind = OpenKind::Invite { stream: key };
         let Some(idx) = same_epoch else {
-            self.begin_open(PendingOpen::new(uid, kind, Stage::Waiting));
+            self.begin_open(PendingOpen::new(uid, kind));
             return;
         };
         let start = Seq(seq.0.saturating_sub(1));
         if self.streams.at(idx).is_some_and(|stream| stream.received < start) {
             self.missing(idx, start);
         }
-        let entry = Entry {
-            idx,
-            epoch,
-            head: start,
-            start,
-            recovered: Recovered::Full,
-            page: None,
-            listed: false,
-            floats: false,
-        };
-        self.begin_local(PendingOpen::new(uid, kind, Stage::Ended), entry);
+        let entry = Entry { head: start, start, listed: false, ..Entry::at(idx, epoch, start) };
+        self.begin_local(PendingOpen::new(uid, kind), entry);
     }
 
     fn live_inbox(&self, uid: &Uid) -> Option<StreamIdx> {
@@ -176,7 +172,8 @@ impl Hub {
             let Some(open) = self.opens.get_mut(&corr) else { continue };
             let message = "the group was dismissed".into();
             let error = LinkError { code: ErrorCode::NotFound, message, retry_after_ms: None, stands: None };
-            open.errors.push((key.clone(), error));
+            let dropped_by = open.entries.iter().find(|entry| entry.idx == idx).map_or(0, |entry| entry.part);
+            open.errors.push((dropped_by, key.clone(), error));
             let (dropped, kept) = std::mem::take(&mut open.entries).into_iter().partition(|entry| entry.idx == idx);
             open.entries = kept;
             self.retries.push_back(corr);
@@ -190,7 +187,7 @@ impl Hub {
         let live = self.streams.find(&key);
         for corr in self.opens_of.get(&uid).cloned().unwrap_or_default() {
             let Some(open) = self.opens.get_mut(&corr) else { continue };
-            open.late.retain(|(stream, ..)| *stream != key);
+            open.late.retain(|late| late.stream != key);
             let (dropped, kept) = std::mem::take(&mut open.entries).into_iter().partition(|e| Some(e.idx) == live);
             open.entries = kept;
             self.retries.push_back(corr);

@@ -21,11 +21,15 @@ mod attach;
 mod compress;
 mod config;
 mod encode;
+mod gather;
 mod heal;
 mod interest;
 mod members;
 mod open;
 mod ops;
+mod partitions;
+mod parts;
+mod present;
 mod recover;
 mod stream;
 mod tail;
@@ -42,14 +46,17 @@ use smallvec::SmallVec;
 use compress::Compressor;
 pub use config::*;
 use encode::Encoder;
-use interest::Forgotten;
-use open::PendingOpen;
+use gather::Gathering;
+use open::{Late, PendingOpen};
 use ops::Asked;
+use partitions::Links;
+pub use partitions::PartitionsChanged;
+use present::Telling;
 use stream::Streams;
 use tail::Tails;
 
-use crate::ids::{Now, ShardId, StreamIdx, Uid};
-use crate::link::{Corr, FromLink, PartitionId, ToLink};
+use crate::ids::{Now, PartitionId, ShardId, StreamIdx, Uid};
+use crate::link::{Corr, FromLink, ToLink};
 use crate::messages::{ToHub, ToShard};
 
 /// One per node.
@@ -61,34 +68,27 @@ pub struct Hub {
     opens: HashMap<Corr, PendingOpen, FixedState>,
     /// Opens by user, for membership changes and departures that overtake them.
     opens_of: HashMap<Uid, SmallVec<[Corr; 2]>, FixedState>,
-    /// Opens that control has not been asked yet.
-    to_ask: VecDeque<Corr>,
-    opens_asked: usize,
+    /// The open that a part belongs to.
+    parts: HashMap<Corr, Corr, FixedState>,
+    /// Opens from before the number of partitions was known.
+    unrouted: Vec<Corr>,
+    /// Bytes of pages in opens that wait.
+    pages_held: usize,
     /// Opens whose stream moved on: they may be able to finish.
     retries: VecDeque<Corr>,
-    requests: HashMap<Corr, Asked, FixedState>,
-    heal_queue: VecDeque<(StreamIdx, u32)>,
-    heals_asked: usize,
+    /// What was asked of which partition.
+    requests: HashMap<Corr, (PartitionId, Asked), FixedState>,
+    gatherings: HashMap<Corr, Gathering, FixedState>,
     timers: BinaryHeap<Reverse<Timer>>,
     /// Streams without members, by the end of their lingering.
     lingering: VecDeque<(Now, StreamIdx, u32)>,
-    link: LinkState,
+    links: Links,
+    telling: Telling,
     next_corr: Corr,
     random: u64,
     to_shard: VecDeque<(ShardId, ToShard)>,
-    to_link: VecDeque<ToLink>,
+    to_link: VecDeque<(PartitionId, ToLink)>,
     stats: HubStats,
-}
-
-/// What the hub remembers about its attachment.
-struct LinkState {
-    up: bool,
-    histories: HashMap<PartitionId, u64, FixedState>,
-    positions: HashMap<PartitionId, (u64, u64), FixedState>,
-    forgotten: Forgotten,
-    credit: u64,
-    /// Presence changes that happened while the link was down.
-    presence: VecDeque<ToLink>,
 }
 
 /// Ordered by time; the rest only breaks ties.
@@ -117,22 +117,16 @@ impl Hub {
             encoder: Encoder::new(Compressor::new(config.compression, config.cpu_clock)),
             opens: HashMap::with_hasher(hasher()),
             opens_of: HashMap::with_hasher(hasher()),
-            to_ask: VecDeque::new(),
-            opens_asked: 0,
+            parts: HashMap::with_hasher(hasher()),
+            unrouted: Vec::new(),
+            pages_held: 0,
             retries: VecDeque::new(),
             requests: HashMap::with_hasher(hasher()),
-            heal_queue: VecDeque::new(),
-            heals_asked: 0,
+            gatherings: HashMap::with_hasher(hasher()),
             timers: BinaryHeap::new(),
             lingering: VecDeque::new(),
-            link: LinkState {
-                up: false,
-                histories: HashMap::with_hasher(hasher()),
-                positions: HashMap::with_hasher(hasher()),
-                forgotten: Forgotten::new(seed),
-                credit: 0,
-                presence: VecDeque::new(),
-            },
+            links: Links::new(seed),
+            telling: Telling::default(),
             next_corr: 1,
             random: seed,
             to_shard: VecDeque::new(),
@@ -157,30 +151,37 @@ impl Hub {
             ToHub::FanoutDone { shard: _, stream } => self.fanout_done(now, stream),
             ToHub::Invited { shard, stream, added } => self.invited(now, shard, stream, added),
             ToHub::Sent { who, stream, upto } => self.sent(*who, stream, upto),
+            ToHub::Present { conn, who, connection_id } => self.present(conn, *who, connection_id),
+            ToHub::PresentTold { shard, next } => self.present_told(now, shard, next),
         }
         self.settle(now);
     }
 
-    /// Poll both queues afterwards.
-    pub fn handle_link(&mut self, now: Now, item: FromLink) {
+    /// What came on the attachment of `partition`. Of one attachment nothing comes after its `Down`. Poll both queues
+    /// afterwards.
+    pub fn handle_link(&mut self, now: Now, partition: PartitionId, item: FromLink) {
         match item {
-            FromLink::History { partition, history } => self.history(partition, history),
-            FromLink::Up => self.link_up(now),
-            FromLink::Down => self.link_down(now),
-            FromLink::Deliver(deliver) => self.deliver(now, deliver),
+            FromLink::History { history } => self.history(partition, history),
+            FromLink::Up => self.link_up(now, partition),
+            FromLink::Down => self.link_down(now, partition),
+            FromLink::Deliver(deliver) => self.deliver(now, partition, deliver),
             FromLink::Position(position) => {
-                self.accept_position(position);
+                self.accept_position(partition, position);
             }
-            FromLink::Reset(position) => self.reset(now, position),
-            FromLink::Opened(opened) => self.opened(now, opened),
+            FromLink::Reset(position) => self.reset(now, partition, position),
+            FromLink::Opened(opened) => self.opened(now, partition, opened),
             FromLink::OpenEnd { corr } => self.open_end(now, corr),
-            FromLink::Reply { corr, result } => self.reply(now, corr, result),
+            FromLink::Also { corr, streams } => self.opens_also(corr, streams),
+            FromLink::Reply { corr, result } => self.reply(now, partition, corr, result),
             FromLink::Membership { uid, stream, epoch, seq, joined, reason, position } => {
-                if !self.accept_position(position) {
+                if !self.accept_position(partition, position) {
                     return;
                 }
+                let elsewhere = self.links.of(stream.as_str()) != partition;
                 match joined {
-                    true => self.membership_began(uid, stream, epoch, seq),
+                    true => self.membership_began(uid, Late { stream, epoch, seq, elsewhere }),
+                    // Who has members of the group hears it from the group's own partition, in the order of its log.
+                    false if elsewhere => {}
                     false => self.membership_ended(now, uid, stream, seq, &reason),
                 }
             }
@@ -198,7 +199,7 @@ impl Hub {
             self.timers.pop();
             match timer.kind {
                 TimerKind::Window => self.window_ended(now, timer.stream, timer.serial),
-                TimerKind::Heal => self.heal_queue.push_back((timer.stream, timer.serial)),
+                TimerKind::Heal => self.queue_heal(self.partition_at(timer.stream), timer.stream, timer.serial),
             }
         }
         for _ in 0..TIMERS_PER_CALL_MAX {
@@ -209,20 +210,22 @@ impl Hub {
             self.lingering.pop_front();
             self.lingered(now, idx, serial);
         }
+        self.go_on_telling(now);
         self.settle(now);
     }
 
     pub fn poll_timeout(&self) -> Option<Now> {
         let timer = self.timers.peek().map(|Reverse(timer)| timer.at);
         let linger = self.lingering.front().map(|(at, ..)| *at);
-        [timer, linger].into_iter().flatten().min()
+        [timer, linger, self.telling.next_at()].into_iter().flatten().min()
     }
 
     pub fn poll_shard(&mut self) -> Option<(ShardId, ToShard)> {
         self.to_shard.pop_front()
     }
 
-    pub fn poll_link(&mut self) -> Option<ToLink> {
+    /// With the partition whose attachment it is for.
+    pub fn poll_link(&mut self) -> Option<(PartitionId, ToLink)> {
         self.to_link.pop_front()
     }
 
@@ -232,6 +235,8 @@ impl Hub {
             hot_tail_bytes: self.tails.bytes(),
             opens_pending: self.opens.len() as u64,
             requests_pending: self.requests.len() as u64,
+            partitions: self.links.count().map_or(0, |count| count.count().into()),
+            partitions_up: self.links.up() as u64,
             frames_encoded: self.encoder.frames,
             deflate: self.encoder.deflate_stats(),
             ..self.stats
@@ -243,8 +248,10 @@ impl Hub {
         while let Some(corr) = self.retries.pop_front() {
             self.try_finish(now, corr);
         }
-        self.pump_heals(now);
-        self.pump_opens();
+        while let Some(partition) = self.links.next_stirred() {
+            self.pump_heals(now, partition);
+            self.pump_opens(partition);
+        }
     }
 
     fn send(&mut self, shard: ShardId, command: ToShard) {

@@ -7,11 +7,12 @@ use smallvec::SmallVec;
 use tidegate_proto::v1::{self, server_frame::Body};
 
 use super::encode::notice;
-use super::{Hub, LATE_JOINS_MAX, OPENS_ASKED_MAX, OPENS_MAX, RECOVERY_BYTES_MAX, STREAMS_MAX};
+use super::parts::Part;
+use super::{Hub, LATE_JOINS_MAX, OPENS_MAX, RECOVERY_BYTES_MAX};
 use crate::client::errors::ErrorCode;
 use crate::client::{link_error_frame, ok_frame, session_frame, stream_state};
 use crate::ids::{ConnRef, Cursor, Epoch, Now, Seq, StreamIdx, StreamKey, StreamKind, Uid};
-use crate::link::{Corr, Head, LinkError, Message, OpenStream, Opened, OpenedStream, Recovered, ToLink};
+use crate::link::{Corr, Head, LinkError, Message, Recovered, ToLink};
 use crate::messages::{Direct, Hello, Requester, ToShard};
 use crate::ws::close::CloseCode;
 
@@ -19,15 +20,13 @@ use crate::ws::close::CloseCode;
 pub(super) struct PendingOpen {
     pub uid: Uid,
     pub kind: OpenKind,
-    pub stage: Stage,
-    /// Its number among all that were asked, when it was asked last.
-    pub asked: u64,
-    /// A stream of it was forgotten while it was asked.
-    pub crossed: bool,
+    /// What is asked where. None: it is not known yet where.
+    pub parts: SmallVec<[Part; 1]>,
     pub entries: Vec<Entry>,
-    pub errors: Vec<(StreamKey, LinkError)>,
+    /// With the part that was answered so.
+    pub errors: Vec<(Corr, StreamKey, LinkError)>,
     /// Groups that the user came into since control was asked.
-    pub late: Vec<(StreamKey, Epoch, Seq)>,
+    pub late: Vec<Late>,
     /// Joins of a connection whose session object has not gone out yet: it comes first.
     pub followers: Vec<Corr>,
     /// The connection has closed: streams that were opened for it are let go.
@@ -56,9 +55,20 @@ pub(super) enum OpenKind {
     },
 }
 
+/// The user became a member of a group by the record at `seq` of it.
+#[derive(Clone, Debug)]
+pub(super) struct Late {
+    pub stream: StreamKey,
+    pub epoch: Epoch,
+    pub seq: Seq,
+    /// Another partition than the group's own said so.
+    pub elsewhere: bool,
+}
+
+/// Of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// In the queue of opens.
+    /// In its partition's queue of opens.
     Waiting,
     Asked,
     /// All answers are here.
@@ -68,6 +78,8 @@ pub(super) enum Stage {
 /// A stream of an open that control granted. Holds the stream live.
 #[derive(Debug)]
 pub(super) struct Entry {
+    /// The part that was answered so.
+    pub part: Corr,
     pub idx: StreamIdx,
     pub epoch: Epoch,
     /// Where `page` ends.
@@ -75,20 +87,38 @@ pub(super) struct Entry {
     pub start: Seq,
     pub recovered: Recovered,
     pub page: Option<Vec<Message>>,
+    /// What the page counts for among all that are held.
+    pub page_bytes: usize,
     pub listed: bool,
     /// The client has no place of its own and anyone may read: it begins wherever F is when the open finishes, so that
     /// a storm of newcomers does not flush the window once for each.
     pub floats: bool,
 }
 
+impl Entry {
+    /// A connection that starts where the stream stands.
+    pub fn at(idx: StreamIdx, epoch: Epoch, head: Seq) -> Entry {
+        Entry {
+            part: 0,
+            idx,
+            epoch,
+            head,
+            start: head,
+            recovered: Recovered::Full,
+            page: None,
+            page_bytes: 0,
+            listed: true,
+            floats: false,
+        }
+    }
+}
+
 impl PendingOpen {
-    pub fn new(uid: Uid, kind: OpenKind, stage: Stage) -> PendingOpen {
+    pub fn new(uid: Uid, kind: OpenKind) -> PendingOpen {
         PendingOpen {
             uid,
             kind,
-            stage,
-            asked: 0,
-            crossed: false,
+            parts: SmallVec::new(),
             entries: Vec::new(),
             errors: Vec::new(),
             late: Vec::new(),
@@ -105,30 +135,12 @@ impl PendingOpen {
     }
 
     /// Whether the client brought a cursor for the stream.
-    fn names(&self, key: &str) -> bool {
+    pub fn names(&self, key: &str) -> bool {
         match &self.kind {
             OpenKind::Connect { hello, .. } => hello.cursors.iter().any(|(named, _)| named.as_str() == key),
             OpenKind::Join { cursor, .. } => cursor.is_some(),
             OpenKind::Invite { .. } => false,
         }
-    }
-
-    fn question(&self, corr: Corr) -> ToLink {
-        let stream = |stream: &StreamKey, cursor: Option<&Cursor>| OpenStream {
-            stream: stream.clone(),
-            cursor: cursor.map(|cursor| (cursor.epoch.clone(), cursor.seq)),
-        };
-        let (device, streams, auto_join) = match &self.kind {
-            OpenKind::Connect { hello, .. } => {
-                let streams = hello.cursors.iter().map(|(key, cursor)| stream(key, Some(cursor))).collect();
-                (hello.device.clone(), streams, hello.auto_join)
-            }
-            OpenKind::Join { who, stream: key, cursor, .. } => {
-                (who.device.clone(), vec![stream(key, cursor.as_ref())], false)
-            }
-            OpenKind::Invite { stream: key } => ("".into(), vec![stream(key, None)], false),
-        };
-        ToLink::Open { corr, uid: self.uid.clone(), device, streams, auto_join }
     }
 }
 
@@ -136,6 +148,7 @@ impl Hub {
     pub(super) fn connected(&mut self, conn: ConnRef, connection_id: Box<str>, hello: Box<Hello>) {
         self.stats.connects += 1;
         self.encoder.note_platform(hello.class.platform);
+        self.telling.note(conn.shard, hello.class.platform, &hello.platform_name);
         if self.opens.len() >= OPENS_MAX {
             self.stats.overloaded += 1;
             self.send(conn.shard, ToShard::Close { conn: conn.conn, code: CloseCode::Overload, reason: "overload" });
@@ -143,7 +156,7 @@ impl Hub {
         }
         let uid = hello.uid.clone();
         let kind = OpenKind::Connect { conn, connection_id, hello };
-        self.begin_open(PendingOpen::new(uid, kind, Stage::Waiting));
+        self.begin_open(PendingOpen::new(uid, kind));
     }
 
     pub(super) fn disconnected(&mut self, conn: ConnRef, uid: Uid, connection_id: Box<str>) {
@@ -155,7 +168,8 @@ impl Hub {
             self.retries.push_back(corr);
         }
         if was_online {
-            self.presence(ToLink::Offline { uid, connection_id });
+            let change = ToLink::Offline { uid: uid.clone(), connection_id };
+            self.presence(&uid, change);
         }
     }
 
@@ -183,9 +197,9 @@ impl Hub {
         match entry {
             Some(entry) => {
                 self.stats.joins_local += 1;
-                self.begin_local(PendingOpen::new(uid, kind, Stage::Ended), entry);
+                self.begin_local(PendingOpen::new(uid, kind), entry);
             }
-            None => self.begin_open(PendingOpen::new(uid, kind, Stage::Waiting)),
+            None => self.begin_open(PendingOpen::new(uid, kind)),
         }
     }
 
@@ -202,20 +216,20 @@ impl Hub {
         };
         let (epoch, head) = (stream.epoch.clone(), stream.received);
         let floats = cursor.is_none();
-        Some(Entry { idx, epoch, head, start, recovered: Recovered::Full, page: None, listed: true, floats })
+        Some(Entry { start, floats, ..Entry::at(idx, epoch, head) })
     }
 
     pub(super) fn begin_open(&mut self, open: PendingOpen) {
         let corr = self.register(open);
-        self.to_ask.push_back(corr);
+        self.route(corr);
     }
 
-    pub(super) fn begin_local(&mut self, mut open: PendingOpen, entry: Entry) {
+    pub(super) fn begin_local(&mut self, open: PendingOpen, entry: Entry) {
         if let Some(stream) = self.streams.at_mut(entry.idx) {
             stream.holds += 1;
         }
-        open.entries.push(entry);
         let corr = self.register(open);
+        self.route_answered(corr, entry);
         self.retries.push_back(corr);
     }
 
@@ -226,31 +240,9 @@ impl Hub {
         corr
     }
 
-    pub(super) fn pump_opens(&mut self) {
-        while self.link.up && self.opens_asked < OPENS_ASKED_MAX {
-            let Some(corr) = self.to_ask.pop_front() else { return };
-            let Some(open) = self.opens.get_mut(&corr) else { continue };
-            open.stage = Stage::Asked;
-            open.asked = self.link.forgotten.number();
-            self.to_link.push_back(open.question(corr));
-            self.opens_asked += 1;
-        }
-    }
-
-    /// The attachment broke: what was answered in part is asked again, before younger opens.
-    pub(super) fn forget_answers(&mut self, now: Now) {
-        let asked = self.opens.iter().filter(|(_, open)| open.stage == Stage::Asked).map(|(corr, _)| *corr);
-        let mut asked: Vec<Corr> = asked.collect();
-        asked.sort_unstable();
-        for corr in asked.into_iter().rev() {
-            self.ask_again(now, corr);
-        }
-        self.opens_asked = 0;
-        self.link.forgotten.clear();
-    }
-
     pub(super) fn release(&mut self, now: Now, entries: Vec<Entry>) {
         for entry in entries {
+            self.pages_held = self.pages_held.saturating_sub(entry.page_bytes);
             self.release_hold(now, entry.idx);
         }
     }
@@ -262,108 +254,11 @@ impl Hub {
         }
     }
 
-    pub(super) fn opened(&mut self, now: Now, opened: Opened) {
-        let Opened { corr, stream, result } = opened;
-        if corr == 0 {
-            match (result, self.streams.find(&stream)) {
-                (Ok(stands), Some(idx)) => self.reconcile(now, idx, &stands),
-                (Err(error), Some(idx)) if error.code == ErrorCode::NotFound => self.dismissed(now, idx),
-                _ => {}
-            }
-            return;
-        }
-        let known = self.opens.get(&corr).is_some_and(|open| open.stage == Stage::Asked);
-        match result {
-            Ok(_) if !known => self.disown(stream),
-            Ok(_) if self.was_forgotten(corr, &stream) => {}
-            Ok(stands) => match self.make_live(now, &stream, &stands) {
-                Some(idx) => self.grant(corr, idx, stands),
-                None => {
-                    let error = self.overloaded();
-                    self.disown(stream.clone());
-                    self.refuse(corr, stream, error);
-                }
-            },
-            Err(error) => self.refuse(corr, stream, error),
-        }
-    }
-
-    /// Control registered an interest that nobody here has.
-    fn disown(&mut self, stream: StreamKey) {
-        if self.streams.find(&stream).is_none() {
-            self.forget(stream);
-        }
-    }
-
-    fn refuse(&mut self, corr: Corr, stream: StreamKey, error: LinkError) {
-        if let Some(open) = self.opens.get_mut(&corr) {
-            open.errors.push((stream, error));
-        }
-    }
-
-    /// `None`: there are too many streams.
-    fn make_live(&mut self, now: Now, key: &StreamKey, stands: &OpenedStream) -> Option<StreamIdx> {
-        let idx = match self.streams.find(key) {
-            Some(idx) => {
-                self.reconcile(now, idx, stands);
-                idx
-            }
-            None if self.streams.len() >= STREAMS_MAX => return None,
-            None => self.streams.insert(key, &stands.epoch, stands.head, stands.first),
-        };
-        let stream = self.streams.at_mut(idx)?;
-        stream.set_open_group(stands.open_group);
-        let seeds = stream.tail().is_none() && stream.received == stands.head;
-        if let Some(page) = stands.page.as_ref().filter(|page| seeds && !page.is_empty()) {
-            self.tails.extend(&mut self.streams, idx, stands.start, page.iter());
-        }
-        Some(idx)
-    }
-
-    /// Control says where a live stream stands.
-    fn reconcile(&mut self, now: Now, idx: StreamIdx, stands: &OpenedStream) {
-        let Some(stream) = self.streams.at_mut(idx) else { return };
-        stream.set_open_group(stands.open_group);
-        if stream.epoch != stands.epoch {
-            self.new_epoch(now, idx, stands.epoch.clone(), stands.first, stands.head);
-            return;
-        }
-        stream.first = stream.first.max(stands.first);
-        if stands.head > stream.received {
-            self.missing(idx, stands.head);
-        }
-    }
-
-    fn grant(&mut self, corr: Corr, idx: StreamIdx, stands: OpenedStream) {
-        let Some(open) = self.opens.get_mut(&corr) else { return };
-        if open.entries.iter().any(|entry| entry.idx == idx) {
-            return;
-        }
-        let OpenedStream { epoch, head, start, recovered, page, listed, open_group, .. } = stands;
-        let floats = open_group && start == head && !open.names(self.streams.key_text(idx));
-        let Some(stream) = self.streams.at_mut(idx) else { return };
-        stream.holds += 1;
-        open.entries.push(Entry { idx, epoch, head, start: start.min(head), recovered, page, listed, floats });
-    }
-
-    pub(super) fn open_end(&mut self, now: Now, corr: Corr) {
-        let Some(open) = self.opens.get_mut(&corr).filter(|open| open.stage == Stage::Asked) else { return };
-        self.opens_asked = self.opens_asked.saturating_sub(1);
-        if self.opens_asked == 0 {
-            self.link.forgotten.clear();
-        }
-        if open.crossed {
-            return self.ask_again(now, corr);
-        }
-        open.stage = Stage::Ended;
-        self.retries.push_back(corr);
-    }
-
     /// Finishes an open that has all its answers, unless one of its streams has not reached the connection's start: then
     /// the open waits for that stream.
     pub(super) fn try_finish(&mut self, now: Now, corr: Corr) {
         let Some(open) = self.opens.get(&corr) else { return };
-        let finished = open.stage == Stage::Ended || (open.gone && open.stage == Stage::Waiting);
+        let finished = open.is_answered() || (open.gone && !open.is_asked());
         if !finished || self.follows_connect(corr) {
             return;
         }
@@ -376,6 +271,9 @@ impl Hub {
             return;
         }
         let Some(open) = self.opens.remove(&corr) else { return };
+        for part in &open.parts {
+            self.parts.remove(&part.corr);
+        }
         if let Some(corrs) = self.opens_of.get_mut(&open.uid) {
             corrs.retain(|other| *other != corr);
             if corrs.is_empty() {
@@ -425,6 +323,8 @@ impl Hub {
     fn finish(&mut self, now: Now, open: PendingOpen) {
         let PendingOpen { uid, kind, entries, errors, late, followers, gone, .. } = open;
         self.retries.extend(followers);
+        let page_bytes = entries.iter().map(|entry| entry.page_bytes).sum();
+        self.pages_held = self.pages_held.saturating_sub(page_bytes);
         let held: SmallVec<[StreamIdx; 8]> = entries.iter().map(|entry| entry.idx).collect();
         match kind {
             _ if gone => {}
@@ -441,9 +341,9 @@ impl Hub {
             }
         }
         if !gone {
-            for (stream, epoch, seq) in late {
-                if !held.iter().any(|idx| self.streams.key_text(*idx) == stream.as_str()) {
-                    self.membership_began(uid.clone(), stream, epoch, seq);
+            for joined in late {
+                if !held.iter().any(|idx| self.streams.key_text(*idx) == joined.stream.as_str()) {
+                    self.membership_began(uid.clone(), joined);
                 }
             }
         }
@@ -458,7 +358,7 @@ impl Hub {
         connection_id: Box<str>,
         hello: Hello,
         entries: Vec<Entry>,
-        errors: Vec<(StreamKey, LinkError)>,
+        errors: Vec<(Corr, StreamKey, LinkError)>,
     ) {
         let listed: SmallVec<[bool; 8]> = entries.iter().map(|entry| entry.listed).collect();
         let mut budget = RECOVERY_BYTES_MAX;
@@ -480,14 +380,15 @@ impl Hub {
             self.recover(conn, hello.class, &hello.uid, plan);
         }
         let named = |key: &StreamKey| hello.cursors.iter().any(|(named, _)| named == key);
-        for (stream, error) in errors.iter().filter(|(key, _)| named(key)) {
+        for (_, stream, error) in errors.iter().filter(|(_, key, _)| named(key)) {
             let reason = error.code.as_str().to_ascii_lowercase();
             let left = notice(Body::Left(v1::Left { stream: stream.to_string(), seq: 0, reason }));
             let frame = self.encoder.single(hello.class, &left);
             self.direct(conn, Direct { conn: conn.conn, frame, finishes: None, reached: None, recovers: None });
         }
         let Hello { uid, device, platform_name: platform, .. } = hello;
-        self.presence(ToLink::Online { uid, device, platform, connection_id });
+        let change = ToLink::Online { uid: uid.clone(), device, platform, connection_id };
+        self.presence(&uid, change);
     }
 
     fn finish_join(
@@ -497,11 +398,11 @@ impl Hub {
         who: &Requester,
         rejoins: bool,
         entries: Vec<Entry>,
-        errors: Vec<(StreamKey, LinkError)>,
+        errors: Vec<(Corr, StreamKey, LinkError)>,
     ) {
         let Some(entry) = entries.into_iter().next() else {
             // No answer at all: the user was taken out of the group, or left it, while this was asked.
-            let error = errors.into_iter().next().map(|(_, error)| error).unwrap_or_else(|| LinkError {
+            let error = errors.into_iter().next().map(|(.., error)| error).unwrap_or_else(|| LinkError {
                 code: ErrorCode::Forbidden,
                 message: "not a member".into(),
                 retry_after_ms: None,
@@ -533,9 +434,9 @@ impl Hub {
 }
 
 /// So many late joins are kept per open.
-pub(super) fn remember_late(open: &mut PendingOpen, stream: StreamKey, epoch: Epoch, seq: Seq) {
+pub(super) fn remember_late(open: &mut PendingOpen, joined: &Late) {
     let wants = matches!(&open.kind, OpenKind::Connect { hello, .. } if hello.auto_join);
     if wants && !open.gone && open.late.len() < LATE_JOINS_MAX {
-        open.late.push((stream, epoch, seq));
+        open.late.push(joined.clone());
     }
 }

@@ -1,6 +1,6 @@
 //! Requests of connections, and their answers.
 
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tidegate_proto::v1;
 
 use super::encode::sees;
@@ -10,7 +10,9 @@ use super::{Hub, REQUESTS_MAX, SYNC_STREAMS_MAX};
 use crate::client::errors::ErrorCode;
 use crate::client::ops::{Op, PAGE_BYTES_MAX, PULL_MESSAGES_MAX};
 use crate::client::{error_frame, link_error_frame, ok_frame, stream_state};
-use crate::ids::{ConnRef, Cursor, Epoch, Now, Seq, SeqRange, StreamIdx, StreamKey, StreamKind, Uid};
+use crate::ids::{
+    ConnRef, Cursor, Epoch, Now, PartitionId, Partitions, Seq, SeqRange, StreamIdx, StreamKey, StreamKind, Uid,
+};
 use crate::link::{Corr, Head, LinkError, LinkOk, LinkOp, Pulled, Recovered, ToLink};
 use crate::messages::{ConnClass, Direct, Requester, ToShard};
 
@@ -22,17 +24,19 @@ pub(super) enum Asked {
         stream: StreamIdx,
         serial: u32,
     },
+    /// A share of a question that several partitions answer.
+    Share(Corr),
     /// A mark moved by what was sent: nobody is told.
     Nobody,
 }
 
 #[derive(Debug)]
 pub(super) struct Asker {
-    conn: ConnRef,
-    id: u32,
-    class: ConnClass,
+    pub conn: ConnRef,
+    pub id: u32,
+    pub class: ConnClass,
     /// Of `sync`: what the client has.
-    cursors: Vec<(StreamKey, Cursor)>,
+    pub cursors: Vec<(StreamKey, Cursor)>,
     /// `head`, not `sync`.
     one_head: bool,
 }
@@ -130,36 +134,88 @@ impl Hub {
     ) {
         let Requester { uid, device, class } = who;
         let asker = Asker { conn, id, class, cursors, one_head };
-        if !self.link.up {
+        let mut parts = self.places(&uid, &op);
+        if parts.iter().any(|(partition, _)| !self.links.is_up(*partition)) {
             let error = self.unavailable();
             return self.answer_error(&asker, &error);
         }
-        if self.requests.len() >= REQUESTS_MAX {
+        if !self.has_room(parts.iter().map(|(partition, _)| *partition)) {
             let error = self.overloaded();
             return self.answer_error(&asker, &error);
         }
+        if parts.len() > 1 {
+            return self.gather_heads(asker, &uid, &device, parts.into_iter());
+        }
+        let Some((partition, _)) = parts.pop() else { return };
         let corr = self.corr();
-        self.requests.insert(corr, Asked::Client(asker));
-        self.to_link.push_back(ToLink::Request { corr, uid: Some(uid), device, op });
+        self.put_request(partition, corr, Asked::Client(asker));
+        self.to_link.push_back((partition, ToLink::Request { corr, uid: Some(uid), device, op }));
+    }
+
+    /// The partitions that can answer; several only for streams in several, each with its own.
+    fn places(&self, uid: &Uid, op: &LinkOp) -> SmallVec<[(PartitionId, Vec<StreamKey>); 1]> {
+        if self.links.count() == Some(Partitions::ONE) {
+            return smallvec![(PartitionId(0), Vec::new())];
+        }
+        let key = match op {
+            LinkOp::Send(send) => match send.to.kind() {
+                StreamKind::Inbox => &uid.conversation_with(send.to.name()),
+                StreamKind::Group | StreamKind::Conversation => &send.to,
+            },
+            LinkOp::Ack { stream, .. } | LinkOp::Read { stream, .. } | LinkOp::Pull { stream, .. } => stream,
+            LinkOp::Heads { streams } => {
+                let mut placed: Vec<_> = streams.iter().map(|key| (self.links.of(key.as_str()), key)).collect();
+                placed.sort_by_key(|(partition, _)| *partition);
+                let chunks = placed.chunk_by(|(one, _), (other, _)| one == other);
+                let own = |chunk: &[(PartitionId, &StreamKey)]| chunk.iter().map(|(_, key)| (*key).clone()).collect();
+                let parts: SmallVec<_> = chunks.map(|chunk| (chunk[0].0, own(chunk))).collect();
+                // Control also answers a question about nothing.
+                return if parts.is_empty() { smallvec![(PartitionId(0), Vec::new())] } else { parts };
+            }
+        };
+        smallvec![(self.links.of(key.as_str()), Vec::new())]
+    }
+
+    fn has_room(&self, mut partitions: impl Iterator<Item = PartitionId>) -> bool {
+        let each_max = self.links.requests_max();
+        let full = |partition| self.links.at(partition).is_none_or(|link| link.requests >= each_max);
+        self.requests.len() < REQUESTS_MAX && !partitions.any(full)
+    }
+
+    pub(super) fn put_request(&mut self, partition: PartitionId, corr: Corr, asked: Asked) {
+        self.requests.insert(corr, (partition, asked));
+        if let Some(link) = self.links.at_mut(partition) {
+            link.requests += 1;
+        }
+    }
+
+    pub(super) fn take_request(&mut self, corr: Corr) -> Option<Asked> {
+        let (partition, asked) = self.requests.remove(&corr)?;
+        if let Some(link) = self.links.at_mut(partition) {
+            link.requests = link.requests.saturating_sub(1);
+        }
+        Some(asked)
     }
 
     /// The device's mark follows what went into the socket.
     pub(super) fn sent(&mut self, who: Requester, idx: StreamIdx, upto: Seq) {
-        if !self.link.up || self.requests.len() >= REQUESTS_MAX {
+        let partition = self.partition_at(idx);
+        if !self.links.is_up(partition) || !self.has_room(std::iter::once(partition)) {
             return;
         }
         let Some(stream) = self.streams.at(idx).filter(|stream| upto <= stream.flushed) else { return };
         let Some(key) = self.streams.key(idx) else { return };
         let op = LinkOp::Ack { stream: key, epoch: Some(stream.epoch.clone()), seq: upto };
         let corr = self.corr();
-        self.requests.insert(corr, Asked::Nobody);
-        self.to_link.push_back(ToLink::Request { corr, uid: Some(who.uid), device: who.device, op });
+        self.put_request(partition, corr, Asked::Nobody);
+        self.to_link.push_back((partition, ToLink::Request { corr, uid: Some(who.uid), device: who.device, op }));
     }
 
-    pub(super) fn reply(&mut self, now: Now, corr: Corr, result: Result<LinkOk, LinkError>) {
-        match self.requests.remove(&corr) {
+    pub(super) fn reply(&mut self, now: Now, partition: PartitionId, corr: Corr, result: Result<LinkOk, LinkError>) {
+        match self.take_request(corr) {
             None | Some(Asked::Nobody) => {}
-            Some(Asked::Heal { stream, serial }) => self.heal_answered(now, corr, (stream, serial), result),
+            Some(Asked::Heal { stream, serial }) => self.heal_answered(now, corr, partition, (stream, serial), result),
+            Some(Asked::Share(gathering)) => self.gathered(gathering, result),
             Some(Asked::Client(asker)) => match result {
                 Err(error) => self.answer_error(&asker, &error),
                 Ok(LinkOk::Pulled(pulled)) => self.answer_pull(now, &asker, pulled),
@@ -197,7 +253,7 @@ impl Hub {
             StreamKind::Conversation => false,
         };
         let sound = stream.pending().is_none_or(|pending| pending.heal.is_none() && pending.gap_all.is_none());
-        allowed && sound && self.link.up
+        allowed && sound && self.links.is_up(self.links.of(key.as_str()))
     }
 
     /// `None`: control has to be asked.
@@ -281,7 +337,7 @@ impl Hub {
     }
 }
 
-fn answer(asker: &Asker, ok: LinkOk) -> v1::ServerFrame {
+pub(super) fn answer(asker: &Asker, ok: LinkOk) -> v1::ServerFrame {
     match ok {
         LinkOk::Done | LinkOk::Pulled(_) => ok_frame(asker.id, None),
         LinkOk::Sent { stream, epoch, seq, message_id, duplicate } => {

@@ -10,14 +10,14 @@ use super::stream::{Pending, Stream, WindowEnd};
 use super::tail::message_bytes;
 use super::{FRAME_BYTES_MAX, Hub, Timer, TimerKind, WINDOW_BYTES_MAX, WINDOW_MESSAGES_MAX};
 use crate::hub::EPHEMERAL_MAX;
-use crate::ids::{Now, Seq, SeqRange, ShardId, StreamIdx};
+use crate::ids::{Now, PartitionId, Seq, SeqRange, ShardId, StreamIdx};
 use crate::link::{Deliver, Message};
 use crate::messages::{Fanout, FrameSet, ToShard};
 
 impl Hub {
-    pub(super) fn deliver(&mut self, now: Now, deliver: Deliver) {
-        self.credit(deliver.bytes);
-        if !self.accept_position(deliver.position) {
+    pub(super) fn deliver(&mut self, now: Now, partition: PartitionId, deliver: Deliver) {
+        self.credit(partition, deliver.bytes);
+        if !self.accept_position(partition, deliver.position) {
             self.stats.stale_owner_dropped += 1;
             return;
         }

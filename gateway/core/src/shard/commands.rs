@@ -126,6 +126,7 @@ impl Engine {
                     self.close(slot, code, reason);
                 }
             }
+            ToShard::TellPresent { of, partitions, from } => self.tell_present(of, &partitions, from),
             ToShard::Reopen => self.reopen(),
         }
     }

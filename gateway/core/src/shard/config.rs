@@ -21,6 +21,8 @@ pub(super) const FLIGHT_GATHER_BYTES_MAX: usize = 256 * 1024;
 pub(super) const TIMERS_PER_TURN_MAX: usize = 4_096;
 /// Connections that one turn lets go while it parts from all of them.
 pub(super) const PARTED_PER_TURN_MAX: usize = 1_024;
+/// Connections that one command to say who is here looks at.
+pub(super) const PRESENT_SLICE_MAX: u32 = 512;
 /// Empty backlogs kept for the next connection that has to wait.
 pub(super) const SPARE_BACKLOGS_MAX: usize = 64;
 /// What a queued frame costs beside its bytes: the entry in the queue.

@@ -23,6 +23,7 @@ mod fanout;
 mod members;
 mod memberships;
 mod outbound;
+mod present;
 mod send_state;
 mod session;
 mod slab;

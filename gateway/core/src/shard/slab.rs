@@ -189,6 +189,11 @@ impl Slab {
         self.hot.len() - self.free.len()
     }
 
+    /// Slots that have ever been in use.
+    pub(super) fn len(&self) -> u32 {
+        self.hot.len() as u32
+    }
+
     /// `None`: as many connections as there may be.
     pub(super) fn insert(&mut self) -> Option<Slot> {
         if let Some(slot) = self.free.pop() {

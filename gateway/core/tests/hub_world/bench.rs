@@ -19,6 +19,8 @@ pub struct Bench {
     pub now: Now,
     pub shard: Vec<ToShard>,
     pub link: Vec<ToLink>,
+    /// Where each of `link` went.
+    pub places: Vec<PartitionId>,
     pub lsn: u64,
 }
 
@@ -58,22 +60,48 @@ pub fn hello(user: &str, class: ConnClass) -> Hello {
 }
 
 impl Bench {
+    /// One partition, whose link is up.
     pub fn new(config: HubConfig) -> Bench {
-        let mut bench =
-            Bench { hub: Hub::new(config, 7), now: Now(1_000_000_000), shard: Vec::new(), link: Vec::new(), lsn: 0 };
-        bench.link(FromLink::Up);
-        bench.link.clear();
+        Bench::with_partitions(config, 1)
+    }
+
+    pub fn with_partitions(config: HubConfig, partitions: u32) -> Bench {
+        let count = Partitions::new(partitions).expect("a valid count");
+        let mut bench = Bench::without_partitions(config);
+        bench.hub.set_partitions(bench.now, count).expect("told once");
+        for partition in count.all() {
+            bench.link_of(partition, FromLink::Up);
+        }
+        bench.take_link();
         bench
+    }
+
+    /// Nobody has said yet how many there are.
+    pub fn without_partitions(config: HubConfig) -> Bench {
+        let (hub, now) = (Hub::new(config, 7), Now(1_000_000_000));
+        Bench { hub, now, shard: Vec::new(), link: Vec::new(), places: Vec::new(), lsn: 0 }
     }
 
     pub fn collect(&mut self) {
         self.shard.extend(std::iter::from_fn(|| self.hub.poll_shard()).map(|(_, command)| command));
-        self.link.extend(std::iter::from_fn(|| self.hub.poll_link()));
+        for (partition, item) in std::iter::from_fn(|| self.hub.poll_link()) {
+            self.places.push(partition);
+            self.link.push(item);
+        }
     }
 
     pub fn link(&mut self, item: FromLink) {
-        self.hub.handle_link(self.now, item);
+        self.link_of(PartitionId(0), item);
+    }
+
+    pub fn link_of(&mut self, partition: PartitionId, item: FromLink) {
+        self.hub.handle_link(self.now, partition, item);
         self.collect();
+    }
+
+    /// What went up since, each with its partition.
+    pub fn take_link(&mut self) -> Vec<(PartitionId, ToLink)> {
+        std::mem::take(&mut self.places).into_iter().zip(std::mem::take(&mut self.link)).collect()
     }
 
     pub fn shard_says(&mut self, item: ToHub) {

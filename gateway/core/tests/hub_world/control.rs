@@ -1,4 +1,5 @@
-//! A scripted control: it keeps streams, answers what the hub asks, and replays after a break of the link.
+//! A scripted control: it keeps streams in partitions, each with an owner and an attachment of its own, answers what the hub
+//! asks, and replays after a break of a link.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -10,11 +11,16 @@ use tidegate_gateway_core::link::*;
 use tidegate_gateway_core::messages::PlatformId;
 use tidegate_proto::v1;
 
-pub const PARTITIONS: u32 = 3;
-
-#[derive(Default)]
 pub struct Control {
     pub streams: BTreeMap<StreamKey, Log>,
+    pub count: Partitions,
+    pub partitions: Vec<Partition>,
+    pub acks: Vec<(StreamKey, Seq)>,
+    pub asked: usize,
+}
+
+#[derive(Default)]
+pub struct Partition {
     /// What the present attachment wants.
     pub interest: BTreeSet<StreamKey>,
     pub attached: bool,
@@ -26,10 +32,8 @@ pub struct Control {
     pub up: VecDeque<ToLink>,
     pub online: BTreeSet<String>,
     pub credit: u64,
-    pub acks: Vec<(StreamKey, Seq)>,
-    records: BTreeMap<u32, Vec<Record>>,
-    owner_epochs: BTreeMap<u32, u64>,
-    pub asked: usize,
+    records: Vec<Record>,
+    owner_epoch: u64,
 }
 
 #[derive(Default)]
@@ -60,14 +64,25 @@ pub fn message(seq: u64, content: &str, platforms: &[u8]) -> Message {
 }
 
 impl Control {
+    pub fn new(partitions: u32) -> Control {
+        let count = Partitions::new(partitions).expect("a valid count");
+        let partitions = count.all().map(|_| Partition { owner_epoch: 1, ..Partition::default() }).collect();
+        Control { streams: BTreeMap::new(), count, partitions, acks: Vec::new(), asked: 0 }
+    }
+
     pub fn create(&mut self, key: &str, open: bool) -> StreamKey {
         let key: StreamKey = key.parse().expect("valid");
         self.streams.insert(key.clone(), Log { epoch: 1, first: 1, open, ..Log::default() });
         key
     }
 
-    pub fn partition(&self, stream: &StreamKey) -> u32 {
-        stream.as_str().bytes().map(u32::from).sum::<u32>() % PARTITIONS
+    pub fn partition(&self, stream: &StreamKey) -> usize {
+        self.count.of(stream.as_str()).0 as usize
+    }
+
+    /// Whose connections are known to be there, over all partitions.
+    pub fn online(&self) -> BTreeSet<String> {
+        self.partitions.iter().flat_map(|partition| partition.online.iter().cloned()).collect()
     }
 
     /// One durable message; `skip` seqs before it never come to anybody.
@@ -84,15 +99,16 @@ impl Control {
     }
 
     pub fn ephemeral(&mut self, key: &StreamKey, platforms: &[u8]) {
-        if !self.attached || !self.interest.contains(key) {
+        let partition = self.partition(key);
+        if !self.partitions[partition].attached || !self.partitions[partition].interest.contains(key) {
             return;
         }
-        let partition = self.partition(key);
-        let position = Position { partition: PartitionId(partition), owner_epoch: self.owner(partition), lsn: 0 };
+        let position = self.position(partition, 0);
         let number = self.streams[key].epoch;
         let messages = vec![message(0, "typing", platforms)];
         let (stream, epoch) = (key.clone(), epoch(key, number));
-        self.down.push_back(FromLink::Deliver(Deliver { position, stream, epoch, range: None, messages, bytes: 50 }));
+        let deliver = Deliver { position, stream, epoch, range: None, messages, bytes: 50 };
+        self.partitions[partition].down.push_back(FromLink::Deliver(deliver));
     }
 
     pub fn set_member(&mut self, uid: &Uid, key: &StreamKey, joined: bool) {
@@ -104,7 +120,13 @@ impl Control {
         };
         let epoch = log.epoch;
         let (uid, stream) = (uid.clone(), key.clone());
-        self.record(key, Record::Membership { uid, stream, epoch, seq: Seq(seq), joined });
+        let inbox = uid.inbox();
+        let record = Record::Membership { uid, stream, epoch, seq: Seq(seq), joined };
+        // The inbox's partition knows who is here of the user, and so it says it too.
+        if self.partition(&inbox) != self.partition(key) {
+            self.record(&inbox, record.clone());
+        }
+        self.record(key, record);
     }
 
     /// History is lost: a new epoch that begins with nothing.
@@ -122,52 +144,58 @@ impl Control {
         log.messages.retain(|message| message.seq.0 >= first);
     }
 
-    pub fn new_owner(&mut self, partition: u32) {
-        *self.owner_epochs.entry(partition).or_insert(1) += 1;
+    /// Another node owns the partition from here on: it has heard of no connection.
+    pub fn new_owner(&mut self, partition: usize) {
+        self.partitions[partition].owner_epoch += 1;
+        if !self.partitions[partition].attached {
+            self.partitions[partition].online.clear();
+        }
     }
 
-    pub fn break_link(&mut self) {
-        (self.attached, self.heard) = (false, false);
-        self.interest.clear();
-        for item in std::mem::take(&mut self.up) {
+    pub fn break_link(&mut self, partition: usize) {
+        let partition = &mut self.partitions[partition];
+        (partition.attached, partition.heard) = (false, false);
+        partition.interest.clear();
+        for item in std::mem::take(&mut partition.up) {
             // Presence that is lost on the way is mended by the gateway's incarnation, which has no part in this world.
-            self.presence(&item);
+            partition.presence(&item);
         }
-        self.down.clear();
-        self.down.push_back(FromLink::Down);
+        partition.down.clear();
+        partition.down.push_back(FromLink::Down);
     }
 
-    pub fn attach(&mut self) {
-        self.attached = true;
-        self.down.push_back(FromLink::Up);
+    pub fn attach(&mut self, partition: usize) {
+        self.partitions[partition].attached = true;
+        self.partitions[partition].down.push_back(FromLink::Up);
     }
 
-    fn owner(&self, partition: u32) -> u64 {
-        self.owner_epochs.get(&partition).copied().unwrap_or(1)
-    }
-
-    fn record(&mut self, key: &StreamKey, record: Record) {
-        let partition = self.partition(key);
-        let records = self.records.entry(partition).or_default();
-        records.push(record.clone());
-        let lsn = records.len() as u64;
-        if self.attached && self.wants(&record) {
-            self.tell(partition, lsn, record);
-        }
-    }
-
-    fn wants(&self, record: &Record) -> bool {
-        match record {
-            Record::Append { stream, .. } => self.interest.contains(stream),
-            Record::Membership { uid, stream, .. } => {
-                self.interest.contains(stream) || self.interest.contains(&uid.inbox())
+    /// Every partition that is not attached.
+    pub fn attach_all(&mut self) {
+        for partition in 0..self.partitions.len() {
+            if !self.partitions[partition].attached {
+                self.attach(partition);
             }
         }
     }
 
-    fn tell(&mut self, partition: u32, lsn: u64, record: Record) {
-        let position = Position { partition: PartitionId(partition), owner_epoch: self.owner(partition), lsn };
-        self.down.push_back(match record {
+    pub fn position(&self, partition: usize, lsn: u64) -> Position {
+        let owner_epoch = self.partitions[partition].owner_epoch;
+        Position { partition: PartitionId(partition as u32), owner_epoch, lsn }
+    }
+
+    fn record(&mut self, key: &StreamKey, record: Record) {
+        let at = self.partition(key);
+        let partition = &mut self.partitions[at];
+        partition.records.push(record.clone());
+        let lsn = partition.records.len() as u64;
+        if partition.attached && partition.wants(&record) {
+            self.tell(at, lsn, record);
+        }
+    }
+
+    fn tell(&mut self, partition: usize, lsn: u64, record: Record) {
+        let position = self.position(partition, lsn);
+        self.partitions[partition].down.push_back(match record {
             Record::Append { stream, epoch: number, range, messages } => {
                 let (epoch, range) = (epoch(&stream, number), Some(range));
                 FromLink::Deliver(Deliver { position, stream, epoch, range, messages, bytes: 1_000 })
@@ -180,54 +208,53 @@ impl Control {
     }
 
     /// Works off one item of the hub. `can_reset`: positions may be refused instead of replayed.
-    pub fn work(&mut self, can_reset: bool) -> bool {
-        let Some(item) = self.up.pop_front() else { return false };
+    pub fn work(&mut self, partition: usize, can_reset: bool) -> bool {
+        let Some(item) = self.partitions[partition].up.pop_front() else { return false };
         match item {
-            ToLink::Open { corr, uid, device: _, streams, auto_join } => self.open(corr, &uid, streams, auto_join),
+            ToLink::Open { corr, uid, device: _, streams, auto_join } => {
+                self.open(partition, corr, &uid, streams, auto_join);
+            }
             ToLink::Request { corr, uid, device: _, op } => {
-                let result = self.answer(uid.as_ref(), op);
-                self.down.push_back(FromLink::Reply { corr, result });
+                let result = self.answer(partition, uid.as_ref(), op);
+                self.partitions[partition].down.push_back(FromLink::Reply { corr, result });
             }
             ToLink::Forget { stream } => {
-                self.interest.remove(&stream);
+                assert_eq!(self.partition(&stream), partition, "{stream} is forgotten elsewhere");
+                self.partitions[partition].interest.remove(&stream);
             }
-            ToLink::Announce { streams, positions } => {
-                self.interest = streams.into_iter().collect();
-                for partition in 0..PARTITIONS {
-                    let stood = positions.iter().find(|position| position.partition.0 == partition).map(|p| p.lsn);
-                    self.replay(partition, stood.unwrap_or(0), can_reset);
+            ToLink::Announce { streams, position } => {
+                for stream in &streams {
+                    assert_eq!(self.partition(stream), partition, "{stream} is announced elsewhere");
                 }
+                self.partitions[partition].interest = streams.into_iter().collect();
+                assert!(position.is_none_or(|position| position.partition.0 as usize == partition));
+                self.replay(partition, position.map_or(0, |position| position.lsn), can_reset);
             }
-            item @ (ToLink::Online { .. } | ToLink::Offline { .. }) => self.presence(&item),
-            ToLink::Credit { bytes } => self.credit += bytes,
+            item @ (ToLink::Online { .. } | ToLink::Offline { .. }) => {
+                let (ToLink::Online { uid, .. } | ToLink::Offline { uid, .. }) = &item else { return true };
+                assert_eq!(self.partition(&uid.inbox()), partition, "{uid} is told elsewhere");
+                self.partitions[partition].presence(&item);
+            }
+            ToLink::Credit { bytes } => self.partitions[partition].credit += bytes,
         }
         true
     }
 
-    pub fn presence(&mut self, item: &ToLink) {
-        match item {
-            ToLink::Online { connection_id, .. } => self.online.insert(connection_id.to_string()),
-            ToLink::Offline { connection_id, .. } => self.online.remove(&**connection_id),
-            _ => false,
-        };
-    }
-
-    fn replay(&mut self, partition: u32, stood: u64, can_reset: bool) {
-        let records = self.records.get(&partition).cloned().unwrap_or_default();
+    fn replay(&mut self, partition: usize, stood: u64, can_reset: bool) {
+        let records = self.partitions[partition].records.clone();
         let missed = &records[stood as usize..];
         let membership = missed.iter().any(|record| matches!(record, Record::Membership { .. }));
         if can_reset && !membership && !missed.is_empty() {
-            let (partition_id, owner_epoch) = (PartitionId(partition), self.owner(partition));
-            let lsn = records.len() as u64;
-            self.down.push_back(FromLink::Reset(Position { partition: partition_id, owner_epoch, lsn }));
-            let streams = self.interest.iter().filter(|stream| self.partition(stream) == partition);
-            for stream in streams.cloned().collect::<Vec<_>>() {
+            let position = self.position(partition, records.len() as u64);
+            self.partitions[partition].down.push_back(FromLink::Reset(position));
+            for stream in self.partitions[partition].interest.clone() {
                 let result = Ok(self.stands(&stream));
-                self.down.push_back(FromLink::Opened(Opened { corr: 0, stream, result }));
+                self.partitions[partition].down.push_back(FromLink::Opened(Opened { corr: 0, stream, result }));
             }
             return;
         }
-        for (at, record) in missed.iter().enumerate().filter(|(_, record)| self.wants(record)).collect::<Vec<_>>() {
+        let wanted = |record: &Record| self.partitions[partition].wants(record);
+        for (at, record) in missed.iter().enumerate().filter(|(_, record)| wanted(record)).collect::<Vec<_>>() {
             self.tell(partition, stood + at as u64 + 1, record.clone());
         }
     }
@@ -251,30 +278,42 @@ impl Control {
         *stream == uid.inbox() || log.open || log.members.contains_key(uid.as_str())
     }
 
-    fn open(&mut self, corr: Corr, uid: &Uid, mut streams: Vec<OpenStream>, auto_join: bool) {
+    fn open(&mut self, at: usize, corr: Corr, uid: &Uid, mut streams: Vec<OpenStream>, auto_join: bool) {
         self.asked += 1;
+        let mut also = Vec::new();
         if auto_join {
             let mut own: Vec<StreamKey> = vec![uid.inbox()];
             own.extend(
                 self.streams.iter().filter(|(_, log)| log.members.contains_key(uid.as_str())).map(|(k, _)| k.clone()),
             );
-            for stream in own {
+            let (here, elsewhere): (Vec<_>, Vec<_>) = own.into_iter().partition(|stream| self.partition(stream) == at);
+            also = elsewhere;
+            for stream in here {
                 if !streams.iter().any(|open| open.stream == stream) {
-                    streams.push(OpenStream { stream, cursor: None });
+                    streams.push(OpenStream { stream, cursor: None, auto: true });
                 }
             }
         }
-        for OpenStream { stream, cursor } in streams {
+        for OpenStream { stream, cursor, auto } in streams {
+            assert_eq!(self.partition(&stream), at, "{stream} is opened elsewhere");
+            if auto && !self.may_read(uid, &stream) {
+                continue;
+            }
             let result = match self.may_read(uid, &stream) {
                 true => Ok(self.open_one(&stream, cursor)),
                 false => Err(refusal(ErrorCode::Forbidden)),
             };
+            let partition = &mut self.partitions[at];
             if result.is_ok() {
-                self.interest.insert(stream.clone());
+                partition.interest.insert(stream.clone());
             }
-            self.down.push_back(FromLink::Opened(Opened { corr, stream, result }));
+            partition.down.push_back(FromLink::Opened(Opened { corr, stream, result }));
         }
-        self.down.push_back(FromLink::OpenEnd { corr });
+        let partition = &mut self.partitions[at];
+        if !also.is_empty() {
+            partition.down.push_back(FromLink::Also { corr, streams: also });
+        }
+        partition.down.push_back(FromLink::OpenEnd { corr });
     }
 
     fn open_one(&self, stream: &StreamKey, cursor: Option<(Epoch, Seq)>) -> OpenedStream {
@@ -296,7 +335,17 @@ impl Control {
         opened
     }
 
-    fn answer(&mut self, uid: Option<&Uid>, op: LinkOp) -> Result<LinkOk, LinkError> {
+    fn answer(&mut self, at: usize, uid: Option<&Uid>, op: LinkOp) -> Result<LinkOk, LinkError> {
+        let streams = match &op {
+            LinkOp::Ack { stream, .. } | LinkOp::Read { stream, .. } | LinkOp::Pull { stream, .. } => {
+                std::slice::from_ref(stream)
+            }
+            LinkOp::Heads { streams } => streams,
+            LinkOp::Send(_) => &[],
+        };
+        for stream in streams {
+            assert_eq!(self.partition(stream), at, "{stream} is asked for elsewhere");
+        }
         match op {
             LinkOp::Pull { stream, epoch: told, after, since_ts: _, limit } => {
                 if uid.is_some_and(|uid| !self.may_read(uid, &stream)) {
@@ -347,6 +396,25 @@ impl Control {
         let range = SeqRange { after, upto };
         let Head { epoch, head, first } = stands;
         Ok(LinkOk::Pulled(Pulled { stream, epoch, range, messages, head, first }))
+    }
+}
+
+impl Partition {
+    fn wants(&self, record: &Record) -> bool {
+        match record {
+            Record::Append { stream, .. } => self.interest.contains(stream),
+            Record::Membership { uid, stream, .. } => {
+                self.interest.contains(stream) || self.interest.contains(&uid.inbox())
+            }
+        }
+    }
+
+    pub fn presence(&mut self, item: &ToLink) {
+        match item {
+            ToLink::Online { connection_id, .. } => self.online.insert(connection_id.to_string()),
+            ToLink::Offline { connection_id, .. } => self.online.remove(&**connection_id),
+            _ => false,
+        };
     }
 }
 

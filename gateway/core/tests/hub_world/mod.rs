@@ -17,7 +17,7 @@ use shard::Shard;
 use tidegate_gateway_core::client::ops::{AckMode, Op};
 use tidegate_gateway_core::hub::{Hub, HubConfig};
 use tidegate_gateway_core::ids::{ConnId, Now, StreamKey, Uid};
-use tidegate_gateway_core::link::FromLink;
+use tidegate_gateway_core::link::{FromLink, PartitionId};
 use tidegate_gateway_core::messages::{ConnClass, Encoding, Hello, PlatformId};
 
 pub struct World {
@@ -42,21 +42,28 @@ pub fn config() -> HubConfig {
 }
 
 impl World {
-    /// The link is up from the start.
+    /// One partition, whose link is up from the start.
     pub fn new(seed: u64, shards: u16, config: HubConfig) -> World {
+        World::with_partitions(seed, shards, config, 1)
+    }
+
+    pub fn with_partitions(seed: u64, shards: u16, config: HubConfig, partitions: u32) -> World {
         let slice = config.fanout_slice as usize;
         let mut world = World {
             now: Now(1_000_000_000),
             hub: Hub::new(config, seed),
             shards: (0..shards).map(|id| Shard::new(id, slice)).collect(),
-            control: Control::default(),
+            control: Control::new(partitions),
             clients: Vec::new(),
             can_reset: false,
             random: seed,
             generation: 0,
         };
-        world.control.attach();
-        world.link_step();
+        world.hub.set_partitions(world.now, world.control.count).expect("told once");
+        for partition in 0..world.control.partitions.len() {
+            world.control.attach(partition);
+            world.link_step_of(partition);
+        }
         world
     }
 
@@ -144,20 +151,38 @@ impl World {
         self.request(who, Op::Join { stream: stream.clone(), cursor });
     }
 
-    /// One item of control to the hub.
+    /// One item of some partition to the hub.
     pub fn link_step(&mut self) -> bool {
-        let Some(item) = self.control.down.pop_front() else { return false };
+        let partition = self.some_partition();
+        self.link_step_of(partition)
+    }
+
+    pub fn link_step_of(&mut self, at: usize) -> bool {
+        let partition = &mut self.control.partitions[at];
+        let Some(item) = partition.down.pop_front() else { return false };
         if matches!(item, FromLink::Up) {
-            self.control.heard = true;
+            partition.heard = true;
         }
-        self.hub.handle_link(self.now, item);
+        self.hub.handle_link(self.now, PartitionId(at as u32), item);
         self.drain_hub();
         true
     }
 
     pub fn control_step(&mut self) -> bool {
+        let partition = self.some_partition();
+        self.control_step_of(partition)
+    }
+
+    pub fn control_step_of(&mut self, partition: usize) -> bool {
         let can_reset = self.can_reset && self.below(2) == 0;
-        self.control.attached && self.control.work(can_reset)
+        self.control.partitions[partition].attached && self.control.work(partition, can_reset)
+    }
+
+    pub fn some_partition(&mut self) -> usize {
+        match self.control.partitions.len() {
+            1 => 0,
+            count => self.below(count as u64) as usize,
+        }
     }
 
     /// One command for the shard, or one slice of its running fan-out.
@@ -196,11 +221,12 @@ impl World {
         while let Some((shard, command)) = self.hub.poll_shard() {
             self.shards[usize::from(shard.0)].accept(command);
         }
-        while let Some(item) = self.hub.poll_link() {
+        while let Some((partition, item)) = self.hub.poll_link() {
+            let partition = &mut self.control.partitions[partition.0 as usize];
             // What the hub says before it knows of a new attachment belongs to the old one and is lost with it.
-            match self.control.heard {
-                true => self.control.up.push_back(item),
-                false => self.control.presence(&item),
+            match partition.heard {
+                true => partition.up.push_back(item),
+                false => partition.presence(&item),
             }
         }
     }
@@ -229,7 +255,10 @@ impl World {
     /// Everything that can happen without time passing happens, in a fixed order.
     pub fn run(&mut self) {
         for _ in 0..1_000_000 {
-            let mut busy = self.link_step() | self.control_step();
+            let mut busy = false;
+            for partition in 0..self.control.partitions.len() {
+                busy |= self.link_step_of(partition) | self.control_step_of(partition);
+            }
             for shard in 0..self.shards.len() {
                 busy |= self.shard_step(shard) | self.hub_step(shard);
             }
@@ -295,6 +324,8 @@ impl World {
             self.shards.iter().flat_map(|shard| shard.conns.values()).map(|conn| conn.members.len()).sum();
         let stats = self.hub.stats();
         assert_eq!(stats.memberships, members as u64);
+        let here = self.shards.iter().flat_map(|shard| shard.conns.values()).map(|conn| shard::connection_id(conn.id));
+        assert_eq!(self.control.online(), here.map(String::from).collect());
         assert_eq!((stats.opens_pending, stats.requests_pending), (0, 0));
     }
 
@@ -310,8 +341,10 @@ impl World {
         self.run();
         let stats = self.hub.stats();
         assert_eq!((stats.streams, stats.memberships, stats.hot_tail_bytes), (0, 0, 0));
-        assert!(self.control.interest.is_empty(), "an interest that nobody has: {:?}", self.control.interest);
-        assert!(self.control.online.is_empty(), "routes of closed connections: {:?}", self.control.online);
+        for partition in &self.control.partitions {
+            assert!(partition.interest.is_empty(), "an interest that nobody has: {:?}", partition.interest);
+            assert!(partition.online.is_empty(), "routes of closed connections: {:?}", partition.online);
+        }
         assert_eq!(self.hub.poll_timeout(), None, "a timer without a purpose");
     }
 }
@@ -326,7 +359,11 @@ pub fn key(text: &str) -> StreamKey {
 
 /// Two users with two connections each, and a closed group without members.
 pub fn world_with_group() -> (World, StreamKey) {
-    let mut world = World::new(3, 2, config());
+    with_group(1)
+}
+
+pub fn with_group(partitions: u32) -> (World, StreamKey) {
+    let mut world = World::with_partitions(3, 2, config(), partitions);
     for user in ["alice", "bob"] {
         world.control.create(&format!("u:{user}"), false);
         for _ in 0..2 {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use smallvec::SmallVec;
 use tidegate_gateway_core::client::ops::Op;
-use tidegate_gateway_core::ids::{ConnId, ConnRef, Seq, ShardId, StreamIdx, Uid};
+use tidegate_gateway_core::ids::{ConnId, ConnRef, PartitionId, Partitions, Seq, ShardId, StreamIdx, Uid};
 use tidegate_gateway_core::messages::*;
 
 pub struct Shard {
@@ -125,6 +125,20 @@ impl Shard {
         }
     }
 
+    /// Two connections at a time.
+    fn tell_present(&mut self, of: Partitions, partitions: &[PartitionId], from: u32) {
+        for (_, conn) in self.conns.range(from..from + 2) {
+            let Hello { uid, device, class, .. } = &conn.hello;
+            if partitions.contains(&of.of_inbox(uid.as_str())) {
+                let who = Box::new(Requester { uid: uid.clone(), device: device.clone(), class: *class });
+                let at = ConnRef { shard: self.id, conn: conn.id };
+                self.out.push_back(ToHub::Present { conn: at, who, connection_id: connection_id(conn.id) });
+            }
+        }
+        let next = self.conns.range(from + 2..).next().map(|_| from + 2);
+        self.out.push_back(ToHub::PresentTold { shard: self.id, next });
+    }
+
     pub fn is_quiet(&self) -> bool {
         self.inbox.is_empty() && self.out.is_empty() && self.running.is_empty()
     }
@@ -173,6 +187,7 @@ impl Shard {
                 users.iter().for_each(|uid| self.expel(uid, stream, &frames));
             }
             ToShard::GapAll { stream, from, flushed, new_epoch } => self.gap_all(stream, from, flushed, new_epoch),
+            ToShard::TellPresent { of, partitions, from } => self.tell_present(of, &partitions, from),
             ToShard::Reopen => {
                 let open: Vec<u32> = self.conns.iter().filter(|(_, conn)| !conn.closed).map(|(at, _)| *at).collect();
                 for index in open {
@@ -314,6 +329,6 @@ impl Shard {
     }
 }
 
-fn connection_id(conn: ConnId) -> Box<str> {
+pub fn connection_id(conn: ConnId) -> Box<str> {
     format!("c{}-{}", conn.index, conn.generation).into()
 }

@@ -67,6 +67,8 @@ impl Callers {
         saying.attempts += 1;
         let said = &saying.said;
         let push = Push {
+            id: None,
+            ack_durable: false,
             to: said.to.parse().expect("a stream"),
             sender: None,
             from: BACKEND.into(),
@@ -121,7 +123,7 @@ impl Callers {
         truth: &Truth,
     ) -> Result<(), String> {
         match result {
-            Ok(Reply::Pushed { stream, epoch, seq, id, duplicate }) => {
+            Ok(Reply::Pushed { stream, epoch, seq, id, duplicate, .. }) => {
                 let life = (stream.to_string(), epoch.to_string());
                 let seq = seq.map(|seq| seq.0);
                 self.accept(number, Answer::Ok { life, seq, id: id.to_string(), duplicate }, truth)?;

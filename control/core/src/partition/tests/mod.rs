@@ -7,6 +7,7 @@ mod opens;
 mod properties;
 mod pushes;
 mod reads;
+mod scattered;
 mod world;
 
 use smallvec::SmallVec;
@@ -34,8 +35,12 @@ impl Rig {
     }
 
     fn with(config: PartitionConfig) -> Rig {
+        Rig::of(PartitionId(0), config)
+    }
+
+    fn of(id: PartitionId, config: PartitionConfig) -> Rig {
         let disk = MemoryDisk::new(BASE);
-        let partition = Partition::new(PartitionId(0), disk.open(), config.clone(), 42).expect("opens");
+        let partition = Partition::new(id, disk.open(), config.clone(), 42).expect("opens");
         Rig { disk, partition, config, now: ID_EPOCH_MS + 1_000_000, token: 0 }
     }
 
@@ -43,7 +48,8 @@ impl Rig {
     fn restart(&mut self) {
         self.disk.heal();
         let store = self.disk.open();
-        self.partition = Partition::new(PartitionId(0), store, self.config.clone(), 43).expect("opens");
+        let id = self.partition.origin().partition;
+        self.partition = Partition::new(id, store, self.config.clone(), 43).expect("opens");
     }
 
     /// The retention of everything so far: nothing of it can be read or replayed.
@@ -155,6 +161,8 @@ fn gid(name: &str) -> Gid {
 /// A backend's push of a text.
 fn push(to: &str, text: &str) -> Push {
     Push {
+        id: None,
+        ack_durable: false,
         to: stream(to),
         sender: None,
         from: "billing".into(),
@@ -207,5 +215,6 @@ fn named(name: &str, cursor: Option<(Epoch, u64)>) -> LinkOpenStream {
     LinkOpenStream {
         stream: stream(name),
         cursor: cursor.map(|(epoch, seq)| (epoch.to_string().into_boxed_str(), Seq(seq))),
+        auto: false,
     }
 }

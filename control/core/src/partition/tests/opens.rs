@@ -35,7 +35,7 @@ fn a_cursor_decides_where_to_start() {
     assert_eq!(start(&mut rig, at((BASE, 0))), (0, 150, Recovered::Partial, None));
     assert_eq!(start(&mut rig, at((BASE, 151))), (0, 150, Recovered::Expired, None));
     assert_eq!(start(&mut rig, at((Epoch(1), 150))), (0, 150, Recovered::Expired, None));
-    let unreadable = LinkOpenStream { stream: stream("u:ann"), cursor: Some(("Ü".into(), Seq(150))) };
+    let unreadable = LinkOpenStream { stream: stream("u:ann"), cursor: Some(("Ü".into(), Seq(150))), auto: false };
     let open = LinkOpen { streams: vec![unreadable], ..open("ann", "d") };
     assert_eq!(start(&mut rig, open).2, Recovered::Expired);
 }

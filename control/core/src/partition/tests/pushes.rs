@@ -9,7 +9,9 @@ fn seqs_are_contiguous_and_ids_rise() {
     let mut ids = Vec::new();
     for batch in [1, 5, 2] {
         for (at, output) in rig.turn(pushes("u:ann", batch)).into_iter().filter_map(reply).enumerate() {
-            let Ok(Reply::Pushed { stream, epoch, seq, id, duplicate: false }) = output.1 else { panic!("refused") };
+            let Ok(Reply::Pushed { stream, epoch, seq, id, duplicate: false, .. }) = output.1 else {
+                panic!("refused")
+            };
             assert_eq!((stream.as_str(), epoch, output.0), ("u:ann", BASE, Token(1_000_000 + at as u64)));
             assert_eq!(seq, Some(Seq(ids.len() as u64 + 1)));
             ids.push(id);

@@ -99,7 +99,7 @@ impl World {
         let gateway = &self.gateways[gateway % self.gateways.len()];
         let name = &gateway.interest[which % gateway.interest.len()];
         let who = name.uid().unwrap_or_else(|| uid("ann"));
-        let streams = vec![LinkOpenStream { stream: name.clone(), cursor: None }];
+        let streams = vec![LinkOpenStream { stream: name.clone(), cursor: None, auto: false }];
         let open = LinkOpen { corr: 7, uid: who, device: "d".into(), streams, auto_join: false };
         self.handle(vec![Input::Open { gateway: gateway.id, open }]);
     }
@@ -183,6 +183,7 @@ impl World {
                     gateway.take(item, owner, &records);
                 }
                 Output::Detach { why, .. } => panic!("detached: {why}"),
+                Output::Errand { .. } => panic!("one partition owes nothing"),
             }
         }
     }
@@ -217,7 +218,7 @@ impl Gateway {
                 }
                 None
             }
-            LinkItem::OpenEnd { .. } | LinkItem::Ephemeral { .. } => None,
+            LinkItem::OpenEnd { .. } | LinkItem::Also(_) | LinkItem::Ephemeral { .. } => None,
         };
         if let Some(lsn) = complete {
             assert!(self.cursor.is_none_or(|(_, before)| before <= lsn), "places only move forward");
@@ -290,7 +291,7 @@ pub(super) const USERS: [&str; 3] = ["ann", "bob", "cat"];
 
 fn check_answer(asked: &Asked, result: &Result<Reply, Refusal>, records: &[(Lsn, Record)]) {
     match (asked, result) {
-        (Asked::Push { text, key }, Ok(Reply::Pushed { stream, epoch, seq: Some(seq), id, duplicate })) => {
+        (Asked::Push { text, key }, Ok(Reply::Pushed { stream, epoch, seq: Some(seq), id, duplicate, .. })) => {
             let place = |append: &&crate::domain::Append| {
                 let first = &append.places[0];
                 first.stream == *stream && first.epoch == *epoch && first.seq == *seq

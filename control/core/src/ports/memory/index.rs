@@ -35,6 +35,7 @@ impl Index {
                 self.saw(mark.ts);
                 self.reads.insert((mark.uid.clone(), mark.stream.clone()), device_mark(mark));
             }
+            Record::Joined(joined) => self.saw(joined.ts),
         }
     }
 

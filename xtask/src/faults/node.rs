@@ -1,4 +1,4 @@
-//! Fault runs on a real node: `kill -9` under load, judged by what 200 following clients saw and what the publisher was told.
+//! One node: `kill -9` under load, judged by what 200 following clients saw and what the publisher was told.
 
 use std::sync::Arc;
 use std::thread;
@@ -11,28 +11,17 @@ use tidegate_load::judge::Kind;
 use tidegate_load::node::{Addrs, Node};
 use tidegate_load::payload::Filling;
 use tidegate_load::population::{GroupClass, Population};
-use tidegate_load::publish::{self, Endpoints, LoadPlan, Published, Publishers};
+use tidegate_load::publish::{self, Endpoints, LoadPlan, PATIENCE, Published, Publishers};
 use tidegate_load::scenario::{Phase, Pick, Until, Via};
 use tidegate_load::schedule::Schedule;
 
+use super::Args;
 use crate::command;
 use crate::workspace::Workspace;
 
-#[derive(clap::Args)]
-pub struct Args {
-    /// How many times the node is killed.
-    #[arg(long, default_value_t = 20)]
-    rounds: u32,
-    #[arg(long, default_value_t = 200)]
-    clients: u32,
-    /// Pushes per second.
-    #[arg(long, default_value_t = 2_000.0)]
-    rate: f64,
-    /// Seconds of load before each kill.
-    #[arg(long, default_value_t = 3.0)]
-    between: f64,
-}
-
+const ROUNDS: u32 = 20;
+const CLIENTS: u32 = 200;
+const RATE: f64 = 2_000.0;
 /// Groups that the clients are spread over; every client's inbox gets messages as well.
 const GROUPS: u32 = 4;
 /// How long clients may take to be established.
@@ -42,21 +31,23 @@ const QUIET: Duration = Duration::from_secs(10);
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let binary = command::build("tidegate")?;
+    let (rounds, clients, rate) =
+        (args.rounds.unwrap_or(ROUNDS), args.clients.unwrap_or(CLIENTS), args.rate.unwrap_or(RATE));
     let workspace = Workspace::new()?;
     let addrs = Addrs::free()?;
     let start = || Node::dev(&binary, &workspace.data(), &addrs, &workspace.log(), &[]);
     let mut node = start()?;
-    let population = Arc::new(population(args));
+    let population = Arc::new(population(clients));
     let clock = Clock::start();
     let fleet = follow(&addrs, &population, clock)?;
-    let endpoints = Endpoints { grpc: addrs.grpc_url(), api: format!("http://{}", addrs.http) };
-    let publishers = Publishers::start(vec![plan(args, &population)], endpoints, population.clone(), clock)?;
+    let endpoints = Endpoints::of(&addrs);
+    let publishers = Publishers::start(vec![plan(rate, &population)], endpoints, population.clone(), clock)?;
     publishers.begin(0, 0..1, clock.now_us());
     let mut before = (0, 0);
-    for round in 1..=args.rounds {
+    for round in 1..=rounds {
         thread::sleep(Duration::from_secs_f64(args.between));
         let (answered, shown) = (publishers.meter().answered(), fleet.progress().shown);
-        let least = (args.rate * args.between / 2.0) as u64;
+        let least = (rate * args.between / 2.0) as u64;
         if answered < before.0 + least || shown < before.1 + least {
             bail!("round {round}: too little load flowed before the kill: {answered} answered, {shown} shown");
         }
@@ -86,7 +77,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         || published.ledger.seqs_used_twice() > 0
         || load.unanswered > 0
         || load.answered == 0
-        || reconnects < u64::from(args.rounds) * u64::from(args.clients)
+        || reconnects < u64::from(rounds) * u64::from(clients)
     {
         problems.iter().for_each(|problem| eprintln!("  {problem}"));
         bail!("the promise does not hold; data and log are kept in {}", workspace.folder.display());
@@ -96,21 +87,28 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn population(args: &Args) -> Population {
-    let class = GroupClass { name: "room".to_owned(), count: GROUPS, members: args.clients.div_ceil(GROUPS) };
-    Population::new("faults", args.clients, vec![class], 0)
+fn population(clients: u32) -> Population {
+    let class = GroupClass { name: "room".to_owned(), count: GROUPS, members: clients.div_ceil(GROUPS) };
+    Population::new("faults", clients, vec![class], 0)
 }
 
-fn plan(args: &Args, population: &Population) -> LoadPlan {
-    let steady = Phase { name: "steady".to_owned(), per_second: args.rate, until: Until::Stopped };
+fn plan(rate: f64, population: &Population) -> LoadPlan {
+    let steady = Phase { name: "steady".to_owned(), per_second: rate, until: Until::Stopped };
     let targets = 0..population.inbox_range().end;
     let schedule = Schedule { load: 0, seed: 1, pick: Pick::Turn, targets, phases: vec![steady] };
-    LoadPlan { schedule, via: Via::Stream, payload_bytes: 200, filling: Filling::Letters, in_flight: 20_000 }
+    LoadPlan {
+        schedule,
+        via: Via::Stream,
+        payload_bytes: 200,
+        filling: Filling::Letters,
+        in_flight: 20_000,
+        patience: PATIENCE,
+    }
 }
 
 fn follow(addrs: &Addrs, population: &Arc<Population>, clock: Clock) -> anyhow::Result<Fleet> {
     let config = FleetConfig {
-        target: addrs.client,
+        targets: vec![addrs.client],
         tls: None,
         compression: false,
         mode: Mode::Follow,

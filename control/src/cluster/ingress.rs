@@ -1,0 +1,236 @@
+//! Pushes on their way into the upstream topic, and the results that come back for them.
+//!
+//! Invariants:
+//! * Nothing is said to be durable before the bus has placed it.
+//! * What was placed is answered with its seq, or after the caller's patience as `queued`; never as refused, unless its
+//!   sequencer refused it.
+//! * Waiters are bounded: each holds slots of [`super::spread`] until it is answered or forgotten.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use tidegate_bus::port::{Outgoing, Placing, PublishError, Publisher};
+use tidegate_bus::records::Format;
+use tidegate_control_core::domain::{ErrorCode, MessageId, PartitionId, Refusal};
+use tidegate_control_core::partition::{Push, Reply, stream_of};
+use tokio::sync::watch;
+
+use super::forms::{self, CORR, ID, REPLY_TO};
+use super::ids::Ids;
+use crate::runtime::{Answer, Gather, late};
+
+/// A result is waited for at most so long; the caller has lost its patience long before.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+/// Low bits of a corr: the place within a submission.
+const PLACE_BITS: u32 = 16;
+const RETRY_AFTER_MS: u32 = 500;
+
+/// Where messages of each partition are appended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    /// Rises when the topic grows.
+    pub version: u64,
+    /// Of the upstream topic.
+    pub sources: u32,
+    /// The topic is growing: nothing is appended until it has.
+    pub draining: bool,
+    /// Where each source of before the growth ended: what stands there below it is read before what stands elsewhere.
+    pub barriers: Arc<[u64]>,
+}
+
+impl Mapping {
+    pub fn source_of(&self, partition: PartitionId) -> u32 {
+        partition.0 % self.sources.max(1)
+    }
+
+    /// Where a source ended for those partitions that moved away from it.
+    pub fn barrier(&self, source: u32) -> Option<u64> {
+        self.barriers.get(source as usize).copied()
+    }
+
+    /// Whether a message of this partition was rightly put there before the topic grew.
+    pub fn comes_from(&self, partition: PartitionId, source: u32, offset: u64) -> bool {
+        let before = self.barriers.len() as u32;
+        before > 0 && partition.0 % before == source && self.barrier(source).is_some_and(|barrier| offset < barrier)
+    }
+}
+
+pub(crate) struct Ingress {
+    pub publisher: Arc<dyn Publisher>,
+    pub topic: String,
+    pub format: Format,
+    pub partitions: u32,
+    pub mapping: watch::Receiver<Mapping>,
+    /// `node#incarnation`.
+    pub reply_to: Bytes,
+    pub results: Arc<Results>,
+    pub ids: Arc<Ids>,
+    /// The bus refused or lost the last thing that was published.
+    pub failing: Arc<std::sync::atomic::AtomicBool>,
+}
+
+/// Who waits for what the sequencers say.
+#[derive(Default)]
+pub(crate) struct Results {
+    next: AtomicU64,
+    waiting: Mutex<HashMap<u64, Waiting>>,
+}
+
+struct Waiting {
+    gather: Arc<Gather>,
+    /// Places in the gather, by place in the submission.
+    places: Vec<usize>,
+    left: usize,
+    since: Instant,
+}
+
+impl Ingress {
+    /// Appends pushes in their order. Each is answered at its place of the gather.
+    pub async fn take(self: &Arc<Self>, gather: &Arc<Gather>, pushes: Vec<(usize, Box<Push>)>) {
+        if pushes.is_empty() {
+            return;
+        }
+        let mut mapping = self.mapping.clone();
+        if mapping.borrow().draining && mapping.wait_for(|mapping| !mapping.draining).await.is_err() {
+            gather.answer_all(pushes.into_iter().map(|(place, _)| (place, Err(unavailable()))));
+            return;
+        }
+        self.append(gather, pushes);
+    }
+
+    /// As [`Ingress::take`], while the topic is not growing.
+    pub fn append(self: &Arc<Self>, gather: &Arc<Gather>, pushes: Vec<(usize, Box<Push>)>) {
+        let mapping = self.mapping.borrow().clone();
+        let submission = self.results.wait(gather, pushes.iter().map(|(place, _)| *place).collect());
+        let mut placings = Vec::with_capacity(pushes.len());
+        let now = wall_clock_ms();
+        for (at, (place, mut push)) in pushes.into_iter().enumerate() {
+            // A caller's key is the message's name in the topic; without one it is named by us.
+            let corr = submission << PLACE_BITS | at as u64;
+            if push.message_id.is_none() {
+                push.id = self.ids.next();
+            }
+            if push.message_id.is_none() && push.id.is_none() && push.sender.is_none() {
+                let mut name = self.reply_to.to_vec();
+                name.extend_from_slice(format!("#{corr}").as_bytes());
+                push.message_id = String::from_utf8(name).ok().map(Into::into);
+            }
+            let outgoing = self.outgoing(&mapping, &push, corr, now);
+            match self.publisher.publish(outgoing) {
+                Ok(placing) => placings.push(Taken { at, place, id: push.id, durable: push.ack_durable, placing }),
+                Err(error) => self.failed(gather, corr, place, &error),
+            }
+        }
+        let (ingress, gather) = (Arc::clone(self), Arc::clone(gather));
+        tokio::spawn(async move {
+            for Taken { at, place, id, durable, placing } in placings {
+                match placing.await {
+                    Ok(_) => {
+                        ingress.failing.store(false, Ordering::Relaxed);
+                        gather.placed(place, id);
+                        if durable {
+                            gather.answer(place, Ok(Reply::Queued { id }));
+                        }
+                    }
+                    Err(error) => ingress.failed(&gather, submission << PLACE_BITS | at as u64, place, &error),
+                }
+            }
+        });
+    }
+
+    fn outgoing(&self, mapping: &Mapping, push: &Push, corr: u64, now: i64) -> Outgoing {
+        let stream = stream_of(push);
+        let partition = PartitionId::of(&stream, self.partitions);
+        let mut headers =
+            vec![(REPLY_TO.into(), self.reply_to.clone()), (CORR.into(), Bytes::from(corr.to_string().into_bytes()))];
+        if let (Some(id), None) = (push.id, &push.message_id) {
+            headers.push((ID.into(), Bytes::from(id.to_string().into_bytes())));
+        }
+        Outgoing {
+            topic: self.topic.clone().into(),
+            partition: Some(mapping.source_of(partition) as i32),
+            key: Some(Bytes::copy_from_slice(stream.as_str().as_bytes())),
+            headers,
+            value: forms::encode(push, now, self.format).into(),
+        }
+    }
+
+    fn failed(&self, gather: &Gather, corr: u64, place: usize, error: &PublishError) {
+        self.failing.store(true, Ordering::Relaxed);
+        self.results.done(corr);
+        let answer = match error {
+            PublishError::TimedOut => late(),
+            PublishError::TooLarge { .. } => Refusal::new(ErrorCode::TooLarge, "the message is too large for the bus"),
+            error => {
+                tracing::debug!(%error, "a push was not appended");
+                unavailable()
+            }
+        };
+        gather.answer(place, Err(answer));
+    }
+}
+
+struct Taken {
+    at: usize,
+    place: usize,
+    id: Option<MessageId>,
+    durable: bool,
+    placing: Placing,
+}
+
+fn unavailable() -> Refusal {
+    let mut refusal = Refusal::new(ErrorCode::Unavailable, "the message bus takes nothing now");
+    refusal.retry_after_ms = Some(RETRY_AFTER_MS);
+    refusal
+}
+
+impl Results {
+    /// Returns the number of the submission.
+    fn wait(&self, gather: &Arc<Gather>, places: Vec<usize>) -> u64 {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let left = places.len();
+        let waiting = Waiting { gather: Arc::clone(gather), places, left, since: Instant::now() };
+        self.lock().insert(number, waiting);
+        number
+    }
+
+    /// A sequencer said what became of it; who does not wait any more is passed over.
+    pub fn take(&self, corr: u64, answer: Answer) {
+        let Some((gather, place)) = self.done(corr) else { return };
+        gather.answer(place, answer);
+    }
+
+    /// One place less to wait for.
+    fn done(&self, corr: u64) -> Option<(Arc<Gather>, usize)> {
+        let (number, at) = (corr >> PLACE_BITS, (corr & ((1 << PLACE_BITS) - 1)) as usize);
+        let mut waiting = self.lock();
+        let of = waiting.get_mut(&number)?;
+        let place = *of.places.get(at)?;
+        of.left = of.left.saturating_sub(1);
+        let gather = Arc::clone(&of.gather);
+        if of.left == 0 {
+            waiting.remove(&number);
+        }
+        Some((gather, place))
+    }
+
+    /// Forgets who has waited too long. To be called now and then.
+    pub fn sweep(&self) {
+        self.lock().retain(|_, waiting| waiting.since.elapsed() < FORGET_AFTER);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Waiting>> {
+        // Nothing panics half-way through a change.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn wall_clock_ms() -> i64 {
+    UNIX_EPOCH
+        .elapsed()
+        .or_else(|_| SystemTime::now().duration_since(UNIX_EPOCH))
+        .map_or(0, |since| since.as_millis() as i64)
+}
