@@ -18,6 +18,7 @@ mod compose;
 pub mod config;
 pub mod dispatch;
 pub mod endpoints;
+pub mod guard;
 pub mod link;
 mod message;
 pub mod metrics;

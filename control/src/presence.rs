@@ -3,11 +3,16 @@
 //!
 //! It is approximate by nature (`online` in push answers, the presence query) and never decides about delivery.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use smallvec::SmallVec;
+use tidegate_control_core::domain::{Timestamp, Uid};
+use tidegate_control_core::ports::cache::{Connection as Route, Fact, Incarnation};
 use tidegate_proto::v1::{LinkConnection, LinkPresence};
+
+use crate::api::auth::now_ms;
+use crate::cache::routes::{self, Routes};
 
 /// Connections that are listed; past it newcomers are not, and `online` falls short.
 pub const CONNECTIONS_MAX: usize = 16 << 20;
@@ -15,19 +20,25 @@ pub const CONNECTIONS_MAX: usize = 16 << 20;
 #[derive(Default)]
 pub struct Presence {
     table: Mutex<Table>,
+    /// Told of every change, so that other nodes can ask.
+    told: OnceLock<Arc<Routes>>,
 }
 
 /// One incarnation of a gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GatewayRoute(u64);
 
 /// A consistent look at the table; it locks the table, so hold one at a time, and shortly.
-pub struct View<'a>(MutexGuard<'a, Table>);
+pub struct View<'a> {
+    table: MutexGuard<'a, Table>,
+    everywhere: Option<u64>,
+}
 
 #[derive(Default)]
 struct Table {
     users: HashMap<Box<str>, SmallVec<[Connection; 1]>>,
     gateways: HashMap<Box<str>, Gateway>,
+    lives: HashMap<GatewayRoute, Incarnation>,
     connections: usize,
     next: u64,
 }
@@ -43,9 +54,22 @@ struct Gateway {
 struct Connection {
     route: GatewayRoute,
     id: Box<str>,
+    /// What a route has beside; kept where routes are told.
+    about: Option<Box<About>>,
+}
+
+struct About {
+    device: Box<str>,
+    platform: Box<str>,
+    since: Timestamp,
 }
 
 impl Presence {
+    /// From now on changes are told to `routes`; the first to be named stays.
+    pub fn tell(&self, routes: Arc<Routes>) {
+        let _ = self.told.set(routes);
+    }
+
     /// A gateway attached: the routes of its older incarnations are void. Returns its route and the attachment's number.
     pub fn attach(&self, name: &str, incarnation: u64) -> (GatewayRoute, u64) {
         let mut table = self.lock();
@@ -59,6 +83,10 @@ impl Presence {
             _ => {
                 let route = GatewayRoute(number);
                 let gateway = Gateway { incarnation, route, attachment: number, attached: true };
+                // What attaches is `gateway/partition`.
+                let gateway_name = name.rsplit_once('/').map_or(name, |(gateway, _)| gateway);
+                let life = Incarnation { gateway: gateway_name.into(), number: incarnation };
+                table.lives.insert(route, life);
                 if let Some(older) = table.gateways.insert(name.into(), gateway) {
                     table.drop_route(older.route);
                 }
@@ -87,17 +115,55 @@ impl Presence {
     }
 
     pub fn apply(&self, route: GatewayRoute, change: LinkPresence) {
+        let (told, now) = (self.told.get(), Timestamp(now_ms()));
         let mut table = self.lock();
+        let facts = match (told, table.lives.get(&route)) {
+            (Some(_), Some(at)) => routes::facts_of(at, &change, now),
+            _ => Vec::new(),
+        };
         for gone in &change.offline {
             table.remove(route, gone);
         }
         for come in change.online {
-            table.insert(route, come);
+            table.insert(route, come, told.is_some().then_some(now));
+        }
+        if let (Some(told), false) = (told, facts.is_empty()) {
+            // Before anybody else may look at the table, so that nothing older is told after it.
+            told.changed(facts);
         }
     }
 
+    /// Who has connections listed.
+    pub fn users(&self) -> Vec<Box<str>> {
+        self.lock().users.keys().cloned().collect()
+    }
+
+    /// Tells again which connections these users have at gateways that are attached now.
+    pub fn tell_again(&self, users: &[Box<str>]) {
+        let Some(routes) = self.told.get() else { return };
+        let table = self.lock();
+        let attached: HashSet<GatewayRoute> =
+            table.gateways.values().filter(|gateway| gateway.attached).map(|gateway| gateway.route).collect();
+        let listed = users.iter().filter_map(|uid| Some((uid.parse().ok()?, table.users.get(uid)?)));
+        let all = listed.flat_map(|(uid, connections): (Uid, _)| connections.iter().map(move |c| (uid.clone(), c)));
+        let told = |(uid, connection): (Uid, &Connection)| {
+            let about = connection.about.as_ref()?;
+            let connection = Route {
+                at: table.lives.get(&connection.route)?.clone(),
+                id: connection.id.clone(),
+                device: about.device.clone(),
+                platform: about.platform.clone(),
+                since: about.since,
+            };
+            Some(Fact::Online { uid, connection })
+        };
+        let facts: Vec<Fact> = all.filter(|(_, c)| attached.contains(&c.route)).filter_map(told).collect();
+        routes.changed(facts);
+    }
+
     pub fn view(&self) -> View<'_> {
-        View(self.lock())
+        let everywhere = self.told.get().and_then(|routes| routes.everywhere());
+        View { table: self.lock(), everywhere }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -109,17 +175,23 @@ impl Presence {
 impl View<'_> {
     /// Live connections of a user.
     pub fn connections_of(&self, uid: &str) -> usize {
-        self.0.users.get(uid).map_or(0, SmallVec::len)
+        self.table.users.get(uid).map_or(0, SmallVec::len)
     }
 
-    /// Live connections of everybody.
+    /// Live connections of everybody that are listed here.
     pub fn connections(&self) -> usize {
-        self.0.connections
+        self.table.connections
+    }
+
+    /// Of the whole cluster, where that is known; otherwise those that are listed here.
+    pub fn connections_everywhere(&self) -> usize {
+        let everywhere = self.everywhere.and_then(|count| usize::try_from(count).ok());
+        everywhere.map_or(self.table.connections, |count| count.max(self.table.connections))
     }
 
     /// The name of the attached gateway, if there is exactly one.
     pub fn only_gateway(&self) -> Option<&str> {
-        let attached = self.0.gateways.iter().filter(|(_, gateway)| gateway.attached);
+        let attached = self.table.gateways.iter().filter(|(_, gateway)| gateway.attached);
         // What is attached is `gateway/partition`.
         let mut names = attached.map(|(name, _)| name.rsplit_once('/').map_or(&**name, |(gateway, _)| gateway));
         let name = names.next()?;
@@ -128,7 +200,8 @@ impl View<'_> {
 }
 
 impl Table {
-    fn insert(&mut self, route: GatewayRoute, come: LinkConnection) {
+    /// `since`: what a route has beside is kept.
+    fn insert(&mut self, route: GatewayRoute, come: LinkConnection, since: Option<Timestamp>) {
         if self.connections >= CONNECTIONS_MAX {
             return;
         }
@@ -136,7 +209,9 @@ impl Table {
         if of_user.iter().any(|c| c.route == route && *c.id == *come.connection_id) {
             return;
         }
-        of_user.push(Connection { route, id: come.connection_id.into() });
+        let (device, platform) = (come.device.into(), come.platform.into());
+        let about = since.map(|since| Box::new(About { device, platform, since }));
+        of_user.push(Connection { route, id: come.connection_id.into(), about });
         self.connections += 1;
     }
 
@@ -151,6 +226,7 @@ impl Table {
     }
 
     fn drop_route(&mut self, route: GatewayRoute) {
+        self.lives.remove(&route);
         let mut dropped = 0;
         self.users.retain(|_, of_user| {
             let before = of_user.len();

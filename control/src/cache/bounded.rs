@@ -4,11 +4,11 @@
 //! invalidated meanwhile. Without that, an answer of before a change could be kept after the change was told, for good.
 
 use std::hash::{BuildHasher as _, Hash};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
+use prometheus_client::metrics::counter::Counter;
 
 /// Keys share so many counts of invalidations: neighbours only cost each other an answer that is not kept.
 const STRIPES: usize = 64;
@@ -18,9 +18,15 @@ pub struct Bounded<K, V> {
     max_age: Option<Duration>,
     stripes: [Mutex<u64>; STRIPES],
     hasher: RandomState,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    invalidated: AtomicU64,
+    tally: Tally,
+}
+
+/// What caches of one name were asked, for metrics; clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub hits: Counter,
+    pub misses: Counter,
+    pub invalidated: Counter,
 }
 
 #[derive(Clone)]
@@ -37,7 +43,6 @@ pub struct Ticket {
     count: u64,
 }
 
-/// For metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     pub hits: u64,
@@ -48,25 +53,23 @@ pub struct Stats {
 
 impl<K: Hash + Eq + Clone, V: Clone> Bounded<K, V> {
     /// At most so many values; older than `max_age` they are not believed, whatever was told.
-    pub fn new(max: usize, max_age: Option<Duration>) -> Bounded<K, V> {
+    pub fn new(max: usize, max_age: Option<Duration>, tally: Tally) -> Bounded<K, V> {
         Bounded {
             values: quick_cache::sync::Cache::new(max),
             max_age,
             stripes: std::array::from_fn(|_| Mutex::new(0)),
             hasher: RandomState::default(),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-            invalidated: AtomicU64::new(0),
+            tally,
         }
     }
 
     pub fn find(&self, key: &K) -> Result<V, Ticket> {
         let young = |kept: &Kept<V>| self.max_age.is_none_or(|age| kept.since.elapsed() < age);
         if let Some(kept) = self.values.get(key).filter(young) {
-            self.hits.fetch_add(1, Ordering::Relaxed);
+            self.tally.hits.inc();
             return Ok(kept.value);
         }
-        self.misses.fetch_add(1, Ordering::Relaxed);
+        self.tally.misses.inc();
         let stripe = self.stripe(key);
         Err(Ticket { stripe, count: *self.lock(stripe) })
     }
@@ -95,24 +98,19 @@ impl<K: Hash + Eq + Clone, V: Clone> Bounded<K, V> {
         let mut count = self.lock(self.stripe(key));
         *count += 1;
         self.values.remove(key);
-        self.invalidated.fetch_add(1, Ordering::Relaxed);
+        self.tally.invalidated.inc();
     }
 
     pub fn clear(&self) {
         let mut counts: Vec<_> = (0..STRIPES).map(|stripe| self.lock(stripe)).collect();
         counts.iter_mut().for_each(|count| **count += 1);
         self.values.clear();
-        self.invalidated.fetch_add(1, Ordering::Relaxed);
+        self.tally.invalidated.inc();
     }
 
     pub fn stats(&self) -> Stats {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Stats {
-            hits: read(&self.hits),
-            misses: read(&self.misses),
-            invalidated: read(&self.invalidated),
-            len: self.values.len(),
-        }
+        let Tally { hits, misses, invalidated } = &self.tally;
+        Stats { hits: hits.get(), misses: misses.get(), invalidated: invalidated.get(), len: self.values.len() }
     }
 
     fn stripe(&self, key: &K) -> usize {
@@ -126,6 +124,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Bounded<K, V> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     fn filled(cache: &Bounded<u32, u32>, key: u32) {
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn hits_and_misses_are_counted() {
-        let cache = Bounded::new(100, None);
+        let cache = Bounded::new(100, None, Tally::default());
         assert_eq!(cache.find_or(&1, || Ok::<u32, ()>(7)), Ok(7));
         assert_eq!(cache.find_or(&1, || Err(())), Ok(7));
         assert_eq!(cache.find_or(&2, || Err(())), Err(()));
@@ -144,14 +144,14 @@ mod tests {
 
     #[test]
     fn it_never_grows_past_its_bound() {
-        let cache = Bounded::new(1_000, None);
+        let cache = Bounded::new(1_000, None, Tally::default());
         (0..50_000).for_each(|key| filled(&cache, key));
         assert!(cache.stats().len <= 1_000, "{:?}", cache.stats());
     }
 
     #[test]
     fn an_answer_of_before_a_change_is_not_kept_after_it() {
-        let cache: Bounded<u32, u32> = Bounded::new(100, None);
+        let cache: Bounded<u32, u32> = Bounded::new(100, None, Tally::default());
         let ticket = cache.find(&1).expect_err("a miss");
         cache.invalidate(&1);
         assert!(!cache.keep(ticket, 1, 7));
@@ -166,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_is_too_old_is_asked_for_again() {
-        let cache = Bounded::new(100, Some(Duration::ZERO));
+        let cache = Bounded::new(100, Some(Duration::ZERO), Tally::default());
         filled(&cache, 1);
         assert_eq!(cache.find_or(&1, || Ok::<u32, ()>(8)), Ok(8));
     }
@@ -174,7 +174,7 @@ mod tests {
     /// Readers that load while a writer changes and invalidates: once the writer is done, nobody finds an older value.
     #[test]
     fn under_concurrent_changes_the_last_value_wins() {
-        let cache: Bounded<u32, u64> = Bounded::new(100, None);
+        let cache: Bounded<u32, u64> = Bounded::new(100, None, Tally::default());
         let truth = AtomicU64::new(0);
         std::thread::scope(|scope| {
             for _ in 0..2 {

@@ -1,10 +1,19 @@
-//! Bounded caches of this process: groups, memberships, a user's groups, and routes. They hold what the store or the routes'
-//! cache said, and forget it when a change is told: by this node itself, or by a notice of another.
+//! What a node keeps near: the shared cache (Redis) and its own bounded ones.
 //!
-//! A notice that may have been missed ([`Notice::Gap`]) clears them all. Whoever changes something commits it first, then calls
-//! [`Caches::changed`].
+//! ```text
+//!  partition ─▶ [committed] ─▶ cache ◀─ [routes] ◀─ presence, registry
+//!                                │
+//!  API ─▶ [recent] ─────────────┘        API ─▶ [Caches]: groups, memberships, routes
+//! ```
+//!
+//! Everything here is a fact that is committed elsewhere, written after its commit. Whoever changes a group or a membership
+//! commits it first, then calls [`Caches::changed`]; a notice that may have been missed ([`Notice::Gap`]) clears them.
 
 pub mod bounded;
+pub mod committed;
+pub mod form;
+pub mod recent;
+pub mod routes;
 
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -15,15 +24,16 @@ use tidegate_control_core::domain::{Gid, Uid};
 use tidegate_control_core::ports::cache::{Cache, Channel, Connection, Fact, Notice, Subscription};
 use tidegate_control_core::ports::{Group, Member};
 
-use bounded::{Bounded, Stats};
+use bounded::{Bounded, Tally};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheBounds {
     pub groups_max: usize,
     pub members_max: usize,
-    pub users_max: usize,
+    /// For so long an older answer may be believed when a notice does not come at all.
+    pub told_max_age: Duration,
     pub routes_max: usize,
-    /// Routes change too often to be told one by one; for so long an older answer is good enough (`online`, endpoint).
+    /// Routes change too often to be told one by one; for so long an older answer is good enough (`online`).
     pub routes_max_age: Duration,
 }
 
@@ -32,18 +42,17 @@ impl Default for CacheBounds {
         CacheBounds {
             groups_max: 100_000,
             members_max: 1_000_000,
-            users_max: 100_000,
+            told_max_age: Duration::from_secs(5),
             routes_max: 100_000,
             routes_max_age: Duration::from_secs(2),
         }
     }
 }
 
-/// `None` as a value: the store said that there is none.
+/// Only what there is: that there is no such group or member is never kept, so whoever just made one finds it.
 pub struct Caches {
-    pub groups: Bounded<Gid, Option<Arc<Group>>>,
-    pub members: Bounded<(Gid, Uid), Option<Arc<Member>>>,
-    pub groups_of: Bounded<Uid, Arc<[Gid]>>,
+    pub groups: Bounded<Gid, Arc<Group>>,
+    pub members: Bounded<(Gid, Uid), Arc<Member>>,
     pub routes: Bounded<Uid, Arc<[Connection]>>,
 }
 
@@ -57,12 +66,13 @@ pub enum Change {
 }
 
 impl Caches {
-    pub fn new(bounds: &CacheBounds) -> Caches {
+    /// `tally` is asked for each by its name.
+    pub fn new(bounds: &CacheBounds, tally: impl Fn(&'static str) -> Tally) -> Caches {
+        let told = Some(bounds.told_max_age);
         Caches {
-            groups: Bounded::new(bounds.groups_max, None),
-            members: Bounded::new(bounds.members_max, None),
-            groups_of: Bounded::new(bounds.users_max, None),
-            routes: Bounded::new(bounds.routes_max, Some(bounds.routes_max_age)),
+            groups: Bounded::new(bounds.groups_max, told, tally("groups")),
+            members: Bounded::new(bounds.members_max, told, tally("members")),
+            routes: Bounded::new(bounds.routes_max, Some(bounds.routes_max_age), tally("routes")),
         }
     }
 
@@ -91,18 +101,7 @@ impl Caches {
     pub fn clear(&self) {
         self.groups.clear();
         self.members.clear();
-        self.groups_of.clear();
         self.routes.clear();
-    }
-
-    /// Of each, by name.
-    pub fn stats(&self) -> [(&'static str, Stats); 4] {
-        [
-            ("groups", self.groups.stats()),
-            ("members", self.members.stats()),
-            ("groups_of", self.groups_of.stats()),
-            ("routes", self.routes.stats()),
-        ]
     }
 
     fn forget(&self, change: &Change) {
@@ -111,12 +110,8 @@ impl Caches {
             Change::Group(gid) => {
                 self.groups.invalidate(gid);
                 self.members.clear();
-                self.groups_of.clear();
             }
-            Change::Member(gid, uid) => {
-                self.members.invalidate(&(gid.clone(), uid.clone()));
-                self.groups_of.invalidate(uid);
-            }
+            Change::Member(gid, uid) => self.members.invalidate(&(gid.clone(), uid.clone())),
             Change::Routes(uid) => self.routes.invalidate(uid),
         }
     }
@@ -159,10 +154,16 @@ mod tests {
         name.parse().expect("a uid")
     }
 
-    fn group(name: &str) -> Option<Arc<Group>> {
+    fn group(name: &str) -> Arc<Group> {
         let (epoch, created) = (Epoch(1), Timestamp(1));
         let (name, creator) = (name.into(), "ann".into());
-        Some(Arc::new(Group { gid: gid("go"), epoch, open: true, name, creator, created, dismissed: false }))
+        Arc::new(Group { gid: gid("go"), epoch, open: true, name, creator, created, dismissed: false })
+    }
+
+    /// Nothing of it is too old by itself.
+    fn caches() -> Caches {
+        let bounds = CacheBounds { told_max_age: Duration::from_secs(3_600), ..CacheBounds::default() };
+        Caches::new(&bounds, |_| Tally::default())
     }
 
     fn known(caches: &Caches, name: &str) -> bool {
@@ -193,7 +194,7 @@ mod tests {
     #[tokio::test]
     async fn a_change_is_forgotten_on_every_node() {
         let shared = MemoryCache::new(MemoryOptions::default());
-        let [here, there] = [(); 2].map(|()| Arc::new(Caches::new(&CacheBounds::default())));
+        let [here, there] = [(); 2].map(|()| Arc::new(caches()));
         let (follower, notices) = (Arc::clone(&there), shared.subscribe(&[Channel::invalidation()]));
         fill(&there, "before");
         let following = tokio::spawn(async move { follower.follow(notices).await });

@@ -14,12 +14,15 @@ mod forms;
 pub mod growth;
 mod ids;
 pub(crate) mod ingress;
+mod lookups;
+mod memory;
 pub(crate) mod node;
 mod opening;
 mod ownership;
 mod ring;
 pub(crate) mod seats;
 mod spread;
+mod store;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -31,6 +34,7 @@ use tidegate_bus::kafka::KafkaBus;
 use tidegate_bus::port::{Bus, BusError};
 use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionConfig;
+use tidegate_control_core::ports::cache::SharedCache;
 use tidegate_registry::names::ControlNode;
 use tidegate_registry::{Names, Registry, RegistryError};
 use tokio::sync::watch;
@@ -39,14 +43,18 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::adapters::postgres::{OpenError, Postgres, SpreadReader};
 use crate::api::auth::ServiceTokens;
+use crate::cache::routes::Routes;
 use crate::config::ClusterConfig;
 use crate::endpoints::Endpoints;
+use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::presence::Presence;
 use crate::records::Feed;
 
 use ids::Ids;
 use ingress::{Ingress, Results};
+use lookups::Lookups;
+use memory::Near;
 use node::{NodeService, Peers};
 use opening::Opener;
 use ownership::Ownership;
@@ -82,6 +90,8 @@ pub(crate) struct Beginning {
     pub postgres: Postgres,
     /// Where messages are told to that are to be found by their words.
     pub feed: Option<Feed>,
+    /// What is committed elsewhere, nearer.
+    pub cache: Option<SharedCache>,
     pub auto_groups: bool,
     pub grpc: SocketAddr,
     pub http: SocketAddr,
@@ -96,7 +106,7 @@ pub(crate) struct Beginning {
 pub(crate) struct Cluster {
     pub seats: Arc<Seats>,
     pub spread: Arc<Spread>,
-    pub reader: Arc<SpreadReader>,
+    pub reader: Arc<Lookups<SpreadReader>>,
     pub node: NodeService,
     pub state: Arc<ClusterState>,
     pub endpoints: Arc<Endpoints>,
@@ -110,7 +120,13 @@ pub(crate) struct ClusterState {
     failing: Arc<AtomicBool>,
     pub lag: Arc<Lag>,
     pub bus: Arc<dyn Bus>,
-    seats: Arc<Seats>,
+    /// Of all who ask the store, and of the bus.
+    pub store_guard: Arc<Guard>,
+    pub bus_guard: Arc<Guard>,
+    pub cache: Option<SharedCache>,
+    /// Users who are connected elsewhere.
+    pub routes: Option<Arc<Routes>>,
+    pub seats: Arc<Seats>,
 }
 
 impl ClusterState {
@@ -151,6 +167,8 @@ impl Cluster {
         let publisher = bus.publisher();
         let (results, ids) = (Arc::new(Results::default()), Arc::new(Ids::default()));
         let failing = Arc::new(AtomicBool::new(false));
+        let (store_guard, bus_guard) = (Arc::new(Guard::default()), Arc::new(Guard::default()));
+        let near = beginning.cache.map(|cache| Near::new(cache, &metrics, &presence));
         let seats = Arc::new(Seats::new(partitions));
         let peers = Arc::new(Peers::new(beginning.authorization));
         let ingress = Arc::new(Ingress {
@@ -163,8 +181,10 @@ impl Cluster {
             results: Arc::clone(&results),
             ids: Arc::clone(&ids),
             failing: Arc::clone(&failing),
+            guard: Arc::clone(&bus_guard),
         });
-        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress));
+        let recent = near.as_ref().map(|near| near.recent.clone());
+        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress, recent));
         let upstream = Arc::new(Upstream::new(Parts {
             bus: Arc::clone(&bus),
             topic,
@@ -175,7 +195,7 @@ impl Cluster {
             mapping,
             results: Arc::clone(&results),
             peers: Arc::clone(&peers),
-            presence,
+            presence: Arc::clone(&presence),
             node: config.node.clone(),
             incarnation,
         }));
@@ -185,6 +205,10 @@ impl Cluster {
             failing,
             lag: Arc::clone(&upstream.lag),
             bus: Arc::clone(&bus),
+            store_guard: Arc::clone(&store_guard),
+            bus_guard,
+            cache: near.as_ref().map(|near| Arc::clone(&near.memory.cache)),
+            routes: near.as_ref().map(|near| Arc::clone(&near.routes)),
             seats: Arc::clone(&seats),
         });
         let me = ControlNode {
@@ -200,8 +224,10 @@ impl Cluster {
             config: core,
             spread: Arc::clone(&spread),
             upstream,
-            metrics,
+            metrics: Arc::clone(&metrics),
             feed: beginning.feed,
+            memory: near.as_ref().map(|near| near.memory.clone()),
+            store_guard: Arc::clone(&store_guard),
         };
         let ttl = Duration::from_millis(config.lease_ttl_ms.into());
         let endpoints = Arc::new(Endpoints::default());
@@ -211,8 +237,9 @@ impl Cluster {
             cluster: config.name.clone(),
             node: config.node.clone(),
             endpoints: Arc::clone(&endpoints),
+            cache: state.cache.clone(),
         };
-        let tasks = vec![
+        let mut tasks = vec![
             tokio::spawn(growth::follow(
                 registry.clone(),
                 names.clone(),
@@ -224,6 +251,8 @@ impl Cluster {
             tokio::spawn(sweep(Arc::clone(&results))),
             tokio::spawn(keeper.run()),
         ];
+        let caches = near.as_ref().map(|near| Arc::clone(&near.memory.caches));
+        tasks.extend(near.into_iter().flat_map(|near| near.keep(&registry, &names)));
         let ownership = Ownership {
             registry,
             names,
@@ -238,7 +267,8 @@ impl Cluster {
         };
         let node =
             NodeService { seats: Arc::clone(&seats), results, tokens: beginning.tokens, stopping: beginning.stopping };
-        let reader = Arc::new(SpreadReader::new(&postgres));
+        let seconds = metrics.store_seconds();
+        let reader = Arc::new(Lookups { store: SpreadReader::new(&postgres), seconds, guard: store_guard, caches });
         Ok(Cluster { seats, spread, reader, node, state, endpoints, ownership: ownership.spawn(), tasks })
     }
 

@@ -160,7 +160,7 @@ impl Changes {
 }
 
 /// The places that are in this partition: an inbox's entry of a conversation begins with the conversation's, which is not.
-fn own_places(append: &Append) -> &[Place] {
+pub(crate) fn own_places(append: &Append) -> &[Place] {
     match append.places.as_slice() {
         [foreign, own] if foreign.stream.kind() == StreamKind::Conversation && is_entry(append) => {
             std::slice::from_ref(own)

@@ -36,6 +36,7 @@ use tidegate_control_core::ports::{
 };
 
 use changes::Changes;
+pub(crate) use changes::own_places;
 use reader::{Shared, column};
 use retention::{Horizon, Retention};
 use session::{Engine, Pool, Session};

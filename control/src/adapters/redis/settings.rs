@@ -1,4 +1,4 @@
-//! The `[redis]` section: where, with which names, for how long, and how much of it.
+//! The `[control.cache]` section: where, with which names, for how long, and how much of it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -27,8 +27,10 @@ pub struct RedisSettings {
     pub tls_ca_file: Option<PathBuf>,
     /// For one request, connecting included.
     pub timeout_ms: u32,
-    /// Begins every key and channel.
+    /// Begins every key and channel. Clusters that share a server have one each.
     pub prefix: String,
+    /// That of `[control.cluster]`.
+    #[serde(skip)]
     pub cluster_name: String,
     pub keys: KeySettings,
     pub ttl: TtlSettings,
@@ -179,7 +181,7 @@ impl RedisSettings {
     pub fn problems(&self) -> Vec<Problem> {
         let mut problems = Vec::new();
         let mut say = |key: &str, text: String| {
-            problems.push(Problem { key: format!("redis.{key}"), text, hint: None });
+            problems.push(Problem { key: format!("cache.{key}"), text, hint: None });
         };
         if self.urls.is_empty() {
             say("urls", "at least one".to_owned());
@@ -306,7 +308,7 @@ mod tests {
             "timeout_ms",
             "ttl.queue_s",
         ];
-        assert_eq!(keys, wanted.map(|key| format!("redis.{key}")));
+        assert_eq!(keys, wanted.map(|key| format!("cache.{key}")));
     }
 
     #[test]
