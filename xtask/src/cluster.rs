@@ -194,6 +194,9 @@ impl Home {
     /// Removes what a cluster that does not run any more has left in servers that others use.
     pub fn erase(&self, cluster: &Cluster) -> anyhow::Result<()> {
         servers::sql(&self.servers()?, &format!("drop schema if exists {:?} cascade", self.name))?;
+        if !cluster.redis.is_empty() {
+            servers::redis_forget(&cluster.redis, &format!("{}:", self.name))?;
+        }
         if self.own_topics { servers::delete_topics(&cluster.kafka, &self.name) } else { Ok(()) }
     }
 

@@ -52,7 +52,11 @@ impl Recent {
         let limit = if *limit == 0 { limits::PULL_MESSAGES_MAX } else { (*limit).min(limits::PULL_MESSAGES_MAX) };
         let tally = if stream.kind() == StreamKind::Inbox { &self.queue } else { &self.hot };
         let found = self.find(owner, (uid, stream, *epoch), *after, limit).await;
-        if found.is_some() { tally.hits.inc() } else { tally.misses.inc() };
+        if found.is_some() {
+            tally.hits.inc()
+        } else {
+            tally.misses.inc()
+        };
         found
     }
 

@@ -104,9 +104,17 @@ impl Dependencies {
             "0: requests go to the dependency; 1: a few try it; 2: none does",
             self.breakers.clone(),
         );
-        r.register("cache_reads_failed", "Look-ups that the cache did not answer, since the start", self.reads_failed.clone());
+        r.register(
+            "cache_reads_failed",
+            "Look-ups that the cache did not answer, since the start",
+            self.reads_failed.clone(),
+        );
         r.register("cache_writes", "Facts that the cache has, since the start", self.writes.clone());
-        r.register("cache_dropped", "Facts that were dropped while the cache was away, since the start", self.dropped.clone());
+        r.register(
+            "cache_dropped",
+            "Facts that were dropped while the cache was away, since the start",
+            self.dropped.clone(),
+        );
         r.register("cache_refused", "Facts that the cache refused, since the start", self.refused.clone());
         r.register("cache_queued", "Facts that wait for the cache", self.queued.clone());
         r.register("cache_owed", "Streams and routes that the cache must forget or be told again", self.owed.clone());
