@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -20,6 +20,8 @@ use crate::servers::{self, Farewell, Process, Server, free_ports};
 const NODES: usize = 3;
 const FIRST_GATEWAY: &str = "gateway-1";
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long addresses of a node that has ended may stay taken.
+const FREE_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -235,14 +237,18 @@ impl Home {
             cluster.gateways.push(GatewayNode { name, client, admin, pid: 0, started: 0 });
         }
         self.configure(&cluster, shape)?;
-        let names: Vec<String> = cluster.names();
-        for name in &names {
-            self.start(&mut cluster, name)?;
-            // Whoever fails later leaves behind what `down` can stop.
-            self.save(&cluster)?;
-        }
-        for name in &names {
-            self.wait_ready(&cluster, name)?;
+        // Gateways read the development key, which the first control node makes.
+        let controls: Vec<String> = cluster.controls.iter().map(|node| node.name.clone()).collect();
+        let gateways: Vec<String> = cluster.gateways.iter().map(|node| node.name.clone()).collect();
+        for names in [controls, gateways] {
+            for name in &names {
+                self.start(&mut cluster, name)?;
+                // Whoever fails later leaves behind what `down` can stop.
+                self.save(&cluster)?;
+            }
+            for name in &names {
+                self.wait_ready(&cluster, name)?;
+            }
         }
         Ok(cluster)
     }
@@ -271,6 +277,8 @@ impl Home {
             bail!("no node `{name}`; there are {}", cluster.names().join(", "));
         };
         process.stop(Farewell::Terminate)?;
+        // The kernel closes what a ring held after its process has gone.
+        cluster.addresses(name).iter().for_each(|address| wait_free(address));
         self.start(&mut cluster, name)?;
         self.save(&cluster)?;
         self.wait_ready(&cluster, name)
@@ -413,6 +421,14 @@ impl Cluster {
         control.or_else(|| self.gateways.iter().find(|node| node.name == name).map(GatewayNode::process))
     }
 
+    /// Where a node listens.
+    fn addresses(&self, name: &str) -> Vec<String> {
+        let controls = self.controls.iter().filter(|node| node.name == name);
+        let gateways = self.gateways.iter().filter(|node| node.name == name);
+        let of_controls = controls.flat_map(|node| [node.http.clone(), node.grpc.clone()]);
+        of_controls.chain(gateways.flat_map(|node| [node.client.clone(), node.admin.clone()])).collect()
+    }
+
     fn admin(&self, name: &str) -> Option<String> {
         let control = self.controls.iter().find(|node| node.name == name).map(|node| node.http.clone());
         control.or_else(|| self.gateways.iter().find(|node| node.name == name).map(|node| node.admin.clone()))
@@ -447,6 +463,14 @@ fn without_section(text: &str, section: &str) -> String {
         !inside
     });
     kept.map(|line| format!("{line}\n")).collect()
+}
+
+/// Returns early when nobody listens there any more; the node itself says so if somebody still does later.
+fn wait_free(address: &str) {
+    let deadline = Instant::now() + FREE_TIMEOUT;
+    while TcpListener::bind(address).is_err() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Whether `/readyz` says 200.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
 /// How long a server may take to end by itself before it is killed.
@@ -97,15 +97,35 @@ impl Process {
         Ok(())
     }
 
+    /// Gone is who holds nothing any more. Its first thread can end before the others, which still hold its sockets, and
+    /// then looks like a whole process that has ended.
     fn is_gone_within(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout;
-        while self.is_alive() {
+        while self.is_alive() || self.threads_are_left() {
             if Instant::now() > deadline {
                 return false;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        self.reap();
         true
+    }
+
+    fn threads_are_left(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
+        let tasks = || fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(0, Iterator::count);
+        state_and_start(&stat).is_some_and(|(_, started)| started == self.started) && tasks() > 1
+    }
+
+    /// A child of ours that has ended keeps its number until somebody asks for its status, and to others it looks alive:
+    /// PostgreSQL refuses to start beside such a predecessor.
+    fn reap(&self) {
+        if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+            && !self.is_alive()
+        {
+            // Not our child: then init has asked.
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
     }
 }
 
@@ -114,16 +134,17 @@ fn started(pid: u32) -> Option<u64> {
     started_of(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+fn started_of(stat: &str) -> Option<u64> {
+    state_and_start(stat).filter(|(state, _)| !matches!(*state, "Z" | "X")).map(|(_, started)| started)
+}
+
 /// Fields of `/proc/PID/stat`, see proc(5). The name (2) may hold anything, spaces and brackets too, so they are counted
 /// from its end: state is 3, start time is 22.
-fn started_of(stat: &str) -> Option<u64> {
+fn state_and_start(stat: &str) -> Option<(&str, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
+    Some((state, fields.nth(18)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -156,5 +177,6 @@ mod tests {
         process.stop(Farewell::Terminate).expect("stop");
         assert!(!process.is_alive());
         process.kill().expect("killing what is gone is no error");
+        assert!(!Path::new(&format!("/proc/{}", process.pid)).exists(), "its number is free again");
     }
 }

@@ -29,26 +29,40 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let faults = if args.fault.is_empty() { Fault::value_variants() } else { &args.fault[..] };
     let mut record = args.out.as_deref().map(Record::begin).transpose()?;
     let mut lab = Lab::build(args)?;
+    let done = rounds(&mut lab, faults, args.rounds.unwrap_or(ROUNDS), &mut record);
+    let bad = done.as_ref().map_or(1, |rows| rows.iter().filter(|row| !row.violations.is_empty()).count());
+    let down = lab.take_down(bad == 0);
+    let rows = done?;
+    down?;
+    println!("\n{}", row::summary(faults, &rows));
+    if bad > 0 {
+        bail!("{bad} of {} rounds broke a promise; logs are kept in {}", rows.len(), lab::folder().display());
+    }
+    Ok(())
+}
+
+fn rounds(lab: &mut Lab, faults: &[Fault], rounds: u32, record: &mut Option<Record>) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     println!("{}", Row::HEAD);
     for fault in faults {
-        for number in 1..=args.rounds.unwrap_or(ROUNDS) {
-            let row = round::run(&mut lab, *fault, number)?;
+        for number in 1..=rounds {
+            let row = match round::run(lab, *fault, number) {
+                Ok(row) => row,
+                Err(error) => {
+                    let row = Row::broken_off(*fault, number, &error);
+                    lab.begin_anew()?;
+                    row
+                }
+            };
             println!("{}", row.line());
             row.violations.iter().for_each(|violation| println!("    ! {violation}"));
-            if let Some(record) = &mut record {
+            if let Some(record) = record {
                 record.add(&row)?;
             }
             rows.push(row);
         }
     }
-    println!("\n{}", row::summary(faults, &rows));
-    let bad = rows.iter().filter(|row| !row.violations.is_empty()).count();
-    lab.take_down(bad == 0)?;
-    if bad > 0 {
-        bail!("{bad} of {} rounds broke a promise; logs are kept in {}", rows.len(), lab::folder().display());
-    }
-    Ok(())
+    Ok(rows)
 }
 
 /// The raw data.

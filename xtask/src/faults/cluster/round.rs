@@ -15,10 +15,13 @@ use super::load::{Ended, Load, Mark};
 use super::row::Row;
 use super::watch::{Lag, Watch};
 
-/// Until pushes are answered again after a fault.
+/// Until pushes are answered at their rate again after a fault.
 const RECOVERY: Duration = Duration::from_secs(90);
 /// Of the rate, what must flow before and after a fault, so that a round proves something.
 const FLOW: f64 = 0.25;
+/// Of the rate, what a window must show of a cluster that has recovered.
+const RECOVERED: f64 = 0.8;
+const WINDOW: Duration = Duration::from_secs(1);
 
 pub fn run(lab: &mut Lab, fault: Fault, number: u32) -> anyhow::Result<Row> {
     if fault == Fault::GrowTopic && lab.grown {
@@ -46,7 +49,7 @@ pub fn run(lab: &mut Lab, fault: Fault, number: u32) -> anyhow::Result<Row> {
     }
     let after = load.mark();
     row.answered_during = after.answered - before.answered;
-    recover(&load, &after, &mut row);
+    recover(lab, &load, &mut row);
     let lag = Lag::wait(&lab.home)?;
     row.lag_first = lag.first;
     row.lag_gone_s = lag.gone_after.map(|time| time.as_secs_f64());
@@ -84,15 +87,18 @@ fn flows(lab: &Lab, from: &Mark, to: &Mark, when: &str, row: &mut Row) {
     }
 }
 
-fn recover(load: &Load, after: &Mark, row: &mut Row) {
+fn recover(lab: &Lab, load: &Load, row: &mut Row) {
     let since = Instant::now();
-    while load.mark().answered == after.answered {
-        if since.elapsed() > RECOVERY {
-            row.violations.push(format!("no push was answered for {RECOVERY:?} after the fault"));
+    let least = (lab.rate * WINDOW.as_secs_f64() * RECOVERED) as u64;
+    while since.elapsed() < RECOVERY {
+        let (from, began) = (load.mark().answered, since.elapsed());
+        thread::sleep(WINDOW);
+        if load.mark().answered - from >= least {
+            row.recovered_s = Some(began.as_secs_f64());
             return;
         }
-        thread::sleep(Duration::from_millis(20));
     }
+    row.violations.push(format!("pushes were not answered at their rate within {RECOVERY:?} after the fault"));
 }
 
 fn audited(lab: &Lab, fault: Fault, ended: &Ended, row: &mut Row) {

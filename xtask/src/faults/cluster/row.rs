@@ -41,6 +41,8 @@ pub struct Row {
     pub gaps: u64,
     /// Longest time without an answer.
     pub pause_s: f64,
+    /// From the fault's end until pushes were answered at their rate again.
+    pub recovered_s: Option<f64>,
     /// Most resident bytes of each node while the fault was done and after it.
     pub rss: BTreeMap<String, u64>,
     /// Messages that a node had not handled when the fault was over, and seconds until below a hundred.
@@ -52,7 +54,7 @@ pub struct Row {
 }
 
 impl Row {
-    pub const HEAD: &'static str = "fault                   round answered  during refused  again    shown lost twins order twice holes pause  RSS max  lag  gone  verdict";
+    pub const HEAD: &'static str = "fault                   round answered  during refused  again    shown lost twins order twice holes pause recov  RSS max  lag  gone  verdict";
 
     pub fn new(fault: Fault, round: u32) -> Row {
         Row {
@@ -78,12 +80,18 @@ impl Row {
             holes_left: 0,
             gaps: 0,
             pause_s: 0.0,
+            recovered_s: None,
             rss: BTreeMap::new(),
             lag_first: 0,
             lag_gone_s: None,
             upstream: None,
             violations: Vec::new(),
         }
+    }
+
+    /// A round that could not be brought to its end.
+    pub fn broken_off(fault: Fault, round: u32, error: &anyhow::Error) -> Row {
+        Row { violations: vec![format!("the round was broken off: {error:#}")], ..Row::new(fault, round) }
     }
 
     pub fn judged(&mut self, ended: &Ended) {
@@ -126,9 +134,10 @@ impl Row {
     pub fn line(&self) -> String {
         let refused: u64 = self.refused.values().sum();
         let rss = self.rss.values().max().copied().unwrap_or(0) >> 20;
-        let gone = self.lag_gone_s.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}"));
+        let shown = |time: Option<f64>| time.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}"));
+        let (gone, recovered) = (shown(self.lag_gone_s), shown(self.recovered_s));
         format!(
-            "{:23} {:>5} {:>8} {:>7} {:>7} {:>6} {:>8} {:>4} {:>5} {:>5} {:>5} {:>5} {:>5.1} {:>4} MiB {:>4} {gone:>5}  {}",
+            "{:23} {:>5} {:>8} {:>7} {:>7} {:>6} {:>8} {:>4} {:>5} {:>5} {:>5} {:>5} {:>5.1} {recovered:>5} {:>4} MiB {:>4} {gone:>5}  {}",
             self.fault,
             self.round,
             self.answered,
@@ -157,7 +166,7 @@ impl Row {
 
 /// All rounds of each fault together.
 pub fn summary(faults: &[Fault], rows: &[Row]) -> String {
-    let mut text = "fault                   rounds kept  answered     lost twins order twice  holes  worst pause  RSS max  worst lag  gone after\n".to_owned();
+    let mut text = "fault                   rounds kept  answered     lost twins order twice  holes  worst pause  recovered  RSS max  worst lag  gone after\n".to_owned();
     for fault in faults {
         let of: Vec<&Row> = rows.iter().filter(|row| row.fault == fault.name()).collect();
         if of.is_empty() {
@@ -170,7 +179,7 @@ pub fn summary(faults: &[Fault], rows: &[Row]) -> String {
         // A String takes everything.
         let _ = writeln!(
             text,
-            "{:23} {:>6} {:>4} {:>9} {:>8} {:>5} {:>5} {:>5} {:>6} {:>10.1} s {:>4} MiB {:>10} {:>9.1} s",
+            "{:23} {:>6} {:>4} {:>9} {:>8} {:>5} {:>5} {:>5} {:>6} {:>10.1} s {:>8.1} s {:>4} MiB {:>10} {:>9.1} s",
             fault.name(),
             of.len(),
             kept,
@@ -181,6 +190,7 @@ pub fn summary(faults: &[Fault], rows: &[Row]) -> String {
             sum(|row| row.seqs_used_twice),
             sum(|row| row.holes_healed),
             most(|row| row.pause_s),
+            most(|row| row.recovered_s.unwrap_or(f64::INFINITY)),
             rss,
             most(|row| row.lag_first as f64),
             most(|row| row.lag_gone_s.unwrap_or(f64::INFINITY)),
