@@ -9,7 +9,7 @@ use tidegate_control_core::domain::{Epoch, OwnerEpoch, Seq};
 use tidegate_control_core::ports::cache::{Bell, Cache, Channel, Fact, Notice, Queued};
 use xtask::servers::{Home, Process, Server, down_in, up_in};
 
-use crate::redis_kit::{runtime, settings, until, urls};
+use crate::redis_kit::{runtime, settings, starting, until, urls};
 
 const EPOCH: Epoch = Epoch(0x7e57);
 const OWNER: OwnerEpoch = OwnerEpoch(5);
@@ -29,6 +29,7 @@ impl OwnServer {
     }
 
     fn up(&self) -> Vec<String> {
+        let _one_at_a_time = starting();
         urls(&up_in(&self.home, self.server, 1).expect("a Redis of our own"))
     }
 
@@ -56,8 +57,9 @@ impl Drop for OwnServer {
     }
 }
 
+/// An outage is felt soon, and a machine that is busy with other tests is not taken for one.
 fn impatient(urls: Vec<String>, cluster: bool) -> RedisSettings {
-    RedisSettings { timeout_ms: 200, ..settings(urls, cluster) }
+    RedisSettings { timeout_ms: 1_000, ..settings(urls, cluster) }
 }
 
 async fn head_of(cache: &RedisCache, name: &str) -> Option<u64> {
@@ -246,6 +248,8 @@ fn a_subscription_tells_a_gap_after_its_server_was_away_and_goes_on() {
         assert_eq!(notices.next().await, heard("one"));
 
         server.kill();
+        // Before it is gone there is nothing to be started again.
+        reads_until(&cache, BreakerState::Open).await;
         server.up();
         assert_eq!(notices.next().await, Some(Notice::Gap));
         reads_until(&cache, BreakerState::Closed).await;

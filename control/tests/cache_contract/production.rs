@@ -12,7 +12,7 @@ use tidegate_control_core::ports::DedupHit;
 use tidegate_control_core::ports::cache::{Cache, Channel, CursorKey, Fact, Notice, Published, Queued, Ring};
 use xtask::servers::{Farewell, Home, Process, redis_server};
 
-use crate::redis_kit::{runtime, until};
+use crate::redis_kit::{runtime, starting, until};
 
 const EPOCH: Epoch = Epoch(0x7e57);
 const OWNER: OwnerEpoch = OwnerEpoch(5);
@@ -32,6 +32,7 @@ enum Wire {
 
 impl Production {
     fn start(wire: Wire) -> Production {
+        let _one_at_a_time = starting();
         let folder = tempfile::Builder::new().tempdir_in("/var/tmp").expect("a folder");
         let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/redis");
         let acl = std::fs::read_to_string(deploy.join("users.acl")).expect("users.acl");
@@ -61,6 +62,11 @@ impl Production {
         }
         command.arg(option).arg(port.to_string()).arg("--dir").arg(folder.path()).arg("--aclfile").arg(&users);
         let process = Process::spawn(&mut command, &folder.path().join("log")).expect("started");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(120);
+        while std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            assert!(std::time::Instant::now() < deadline, "Redis does not begin");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
         Production { process, port, folder }
     }
 

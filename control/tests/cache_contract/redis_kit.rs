@@ -2,6 +2,7 @@
 //! servers`, which is started if need be. No server is a failure, never a reason to skip.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tidegate_control::adapters::redis::{BoundSettings, BreakerSettings, KeySettings, RedisCache, RedisSettings};
@@ -12,6 +13,12 @@ use xtask::servers::{self, Server};
 
 pub fn runtime() -> Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+/// A port that is found free is not ours before the server listens on it: of this process, one starts at a time.
+pub fn starting() -> MutexGuard<'static, ()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
