@@ -41,6 +41,14 @@ pub trait Publisher: Send + Sync {
     /// Until all that was published before is placed or has failed.
     fn flush(&self, within: Duration) -> BoxFuture<'_, Result<(), PublishError>>;
 
+    /// Until it can publish into so many partitions of a topic that has just grown; before, it would refuse the new ones.
+    fn learn<'a>(
+        &'a self,
+        topic: &'a str,
+        partitions: i32,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<(), PublishError>>;
+
     fn stats(&self) -> ProducerStats;
 }
 

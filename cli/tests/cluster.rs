@@ -19,8 +19,7 @@ use tidegate_load::publish::{self, LoadPlan, Publishers};
 use tidegate_load::scenario::{Phase, Pick, Until, Via};
 use tidegate_load::schedule::Schedule;
 use tidegate_proto::v1::push_service_client::PushServiceClient;
-use tidegate_proto::v1::query_service_client::QueryServiceClient;
-use tidegate_proto::v1::{PresenceRequest, PushMessage, PushRequest, PushResult, PushStatus};
+use tidegate_proto::v1::{PushMessage, PushRequest, PushResult, PushStatus};
 use xtask::cluster::{Home, Shape};
 use xtask::servers::{self, Server};
 
@@ -29,6 +28,7 @@ struct Stage {
     home: Home,
     nodes: Nodes,
     folder: tempfile::TempDir,
+    name: String,
 }
 
 impl Stage {
@@ -40,7 +40,7 @@ impl Stage {
         let known = servers::Home::find().and_then(|home| home.load()).expect("the servers' state");
         let brokers = known.servers.get(Server::Kafka.name()).map_or(1, |kafka| kafka.processes.len().max(1));
         let shape = Shape { controls: 2, gateways: 2, brokers, ..Shape::default() };
-        let stage = Stage { home, nodes: Nodes { gateways: Vec::new(), controls: Vec::new() }, folder };
+        let stage = Stage { home, nodes: Nodes { gateways: Vec::new(), controls: Vec::new() }, folder, name };
         if let Err(error) = stage.home.up(&shape, false, binary()) {
             panic!("{error:#}\n{}", stage.logs());
         }
@@ -149,7 +149,7 @@ fn several_nodes_are_one_server() {
     one_key_at_both_nodes_is_one_message(&stage);
     history_is_read_over_all_partitions(&stage);
     a_device_goes_on_at_the_other_gateway(&stage);
-    redis_may_lose_everything(&stage);
+    the_upstream_topic_grows_while_messages_flow(&stage);
     kill_nine_of_a_control_node_loses_nothing(&stage);
 }
 
@@ -290,68 +290,30 @@ fn a_device_goes_on_at_the_other_gateway(stage: &Stage) {
     assert_eq!(contents(&second.messages("g:road", 5)), expected);
 }
 
-/// What the cache adds is there on every node, and is there again after it was emptied; nothing else notices.
-fn redis_may_lose_everything(stage: &Stage) {
-    let connections = |control: usize, uid: &str| {
-        let address = format!("http://{}", stage.nodes.controls[control].grpc);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let call = async {
-            let mut client = QueryServiceClient::connect(address).await.expect("connected");
-            client.presence(PresenceRequest { uids: vec![uid.into()] }).await
-        };
-        runtime.block_on(call).expect("an answer").into_inner().users[0].connections
-    };
-    let everywhere = |uid: &str, count: u32| {
-        let what = format!("{uid} has {count} connections on every node");
-        eventually(&what, || (0..2).all(|control| connections(control, uid) == count));
-    };
-    let history = |after: u64| {
-        let read = |control: usize| {
-            let path = format!("/api/v1/streams/g:recent/messages?after={after}");
-            let answer = http(stage.control(control), "GET", &path, &[], None);
-            let page = answer.json();
-            let messages = page["messages"].as_array().unwrap_or_else(|| panic!("{page}")).clone();
-            messages.iter().map(|message| message["seq"].as_u64().expect("a seq")).collect::<Vec<_>>()
-        };
-        [read(0), read(1)]
-    };
-    let hits = || {
-        let of = |control: usize| metric(stage.control(control), "tidegate_cache_hits_total{cache=\"hot\"}");
-        of(0) + of(1)
-    };
-    let users: Vec<(usize, String)> = (0..6).map(|number| (number % 2, format!("near{number}"))).collect();
-    let mut clients: Vec<Client> = users.iter().map(|(gateway, uid)| stage.client(*gateway, uid)).collect();
-    (1..=5).for_each(|nth| drop(stage.push(nth % 2, "g:recent", &format!("news {nth}"))));
-    users.iter().for_each(|(_, uid)| everywhere(uid, 1));
-    let before = hits();
-    eventually("recent history is answered from the cache", || {
-        assert_eq!(history(2), [[3, 4, 5], [3, 4, 5]]);
-        hits() > before
-    });
-
-    stage.home.forget_cache(&stage.home.load().expect("a cluster")).expect("emptied");
-    assert_eq!(history(0), [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5]]);
-    assert_eq!(stage.push(1, "g:recent", "news 6")["seq"], 6);
-    assert_eq!(stage.push(0, "g:recent", "news 6")["seq"], 6, "its key is known without the cache");
-    assert_eq!(history(4), [[5, 6], [5, 6]]);
-    users.iter().for_each(|(_, uid)| everywhere(uid, 1));
-    clients.truncate(3);
-    users[3..].iter().for_each(|(_, uid)| everywhere(uid, 0));
-    for control in 0..2 {
-        assert_eq!(metric(stage.control(control), "tidegate_breaker_state{dependency=\"cache\"}"), 0.0);
-    }
-}
-
-/// A line of `/metrics`; 0 if it is not there.
-fn metric(control: SocketAddr, name: &str) -> f64 {
-    let text = http(control, "GET", "/metrics", &[], None).body;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.parse().expect("a number"))
-}
-
 fn kill_nine_of_a_control_node_loses_nothing(stage: &Stage) {
+    loses_nothing_while(stage, "k", || {
+        let victim = stage.home.load().expect("a cluster").process("control-1").expect("a node");
+        assert!(victim.is_alive());
+        victim.kill().expect("killed");
+        stage.home.restart("control-1").expect("it comes back");
+    });
+}
+
+/// Partitions that move leave their old place behind a record of somebody else's, which they never get.
+fn the_upstream_topic_grows_while_messages_flow(stage: &Stage) {
+    loses_nothing_while(stage, "w", || {
+        let topic = format!("{}-upstream", stage.name);
+        let config = stage.home.config("control-2");
+        let grow = ["topics", "grow", &topic, "20", "--config"];
+        let grown = std::process::Command::new(binary()).args(grow).arg(config).output().expect("it runs");
+        assert!(grown.status.success(), "{}", String::from_utf8_lossy(&grown.stderr));
+    });
+}
+
+/// Load through every way while something happens to the cluster, judged by what its clients saw.
+fn loses_nothing_while(stage: &Stage, run: &str, happens: impl FnOnce()) {
     let class = GroupClass { name: "all".into(), count: 4, members: 5 };
-    let population = Arc::new(Population::new("k", 20, vec![class], 0));
+    let population = Arc::new(Population::new(run, 20, vec![class], 0));
     let clock = Clock::start();
     let config = FleetConfig {
         targets: stage.nodes.clients(),
@@ -379,10 +341,7 @@ fn kill_nine_of_a_control_node_loses_nothing(stage: &Stage) {
     let publishers = Publishers::start(plans, stage.nodes.endpoints(), population.clone(), clock).expect("publishers");
     (0..3).for_each(|load| publishers.begin(load, 0..1, clock.now_us()));
     eventually("load flows", || publishers.meter().answered() >= 300);
-    let victim = stage.home.load().expect("a cluster").process("control-1").expect("a node");
-    assert!(victim.is_alive());
-    victim.kill().expect("killed");
-    stage.home.restart("control-1").expect("it comes back");
+    happens();
     let before = publishers.meter().answered();
     eventually("load flows again", || publishers.meter().answered() > before);
     let published = publishers.finish();

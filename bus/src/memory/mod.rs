@@ -155,6 +155,22 @@ impl Publisher for Shared {
         })
     }
 
+    fn learn<'a>(
+        &'a self,
+        topic: &'a str,
+        partitions: i32,
+        within: Duration,
+    ) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(async move {
+            let known = async {
+                while self.state().topics.get(topic).is_none_or(|known| (known.len() as i32) < partitions) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(within, known).await.map_err(|_| PublishError::TimedOut)
+        })
+    }
+
     fn stats(&self) -> ProducerStats {
         let buffer = self.buffer();
         ProducerStats {

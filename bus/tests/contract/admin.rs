@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tidegate_bus::offsets::{To, reset};
-use tidegate_bus::port::{BusError, Committed, Lag, TopicState};
+use tidegate_bus::port::{BusError, Committed, Lag, PublishError, TopicState};
 
 use crate::rig::{Rig, now, options, outgoing, take, unique, until, value};
 
@@ -22,7 +22,13 @@ pub async fn topics_are_created_once(rig: &Rig) {
 pub async fn topics_grow(rig: &Rig) {
     let topic = rig.topic(2).await;
     let admin = rig.operator.admin();
+    // The producer has met the topic while it was smaller.
+    assert_eq!(rig.publish(outgoing(&topic, Some(0), "k", "v")).await.partition, 0);
+    let publisher = rig.producer.publisher();
+    assert_eq!(publisher.learn(&topic, 5, Duration::from_millis(100)).await, Err(PublishError::TimedOut));
     admin.grow(&topic, 5).await.expect("grown");
+    publisher.learn(&topic, 5, Duration::from_secs(60)).await.expect("learned");
+    assert_eq!(rig.publish(outgoing(&topic, Some(4), "k", "v")).await.partition, 4);
     assert_eq!(admin.describe(&topic).await.expect("asked").expect("a topic").partitions, 5);
     assert!(matches!(admin.grow(&topic, 3).await, Err(BusError::Refused(_))));
     assert_eq!(rig.publish(outgoing(&topic, Some(1), "k", "v")).await.partition, 1);

@@ -71,9 +71,7 @@ impl Carrier {
                 // The partition's thread has ended.
                 Ok(0) => return,
                 Ok(_) => {
-                    let upto = round.last().map_or(self.routed, |(lsn, _)| *lsn);
-                    // A record's errands may be cut by the end of a round: the rest comes with the next one.
-                    let whole = if round.len() == ROUND_MAX { Lsn(upto.0.saturating_sub(1)) } else { upto };
+                    let whole = whole(&round, settled);
                     let carried: Vec<Errand> =
                         round.drain(..).filter(|(lsn, _)| *lsn > self.routed).map(|(_, errand)| errand).collect();
                     self.carry(carried).await;
@@ -139,5 +137,66 @@ impl Carrier {
                 pause = (pause * 2).min(RETRY_MAX);
             }
         }
+    }
+}
+
+/// Up to where nothing is owed beyond this round. A record's errands are handed out one by one, and a round may end between
+/// them, because it is full or because it was taken at that moment: the last record counts once the partition's thread has
+/// said, before the round was taken, that it is done with it (`settled`).
+fn whole<T>(round: &[(Lsn, T)], settled: Lsn) -> Lsn {
+    let last = round.last().map_or(settled, |(lsn, _)| *lsn);
+    match round.len() < ROUND_MAX && settled >= last {
+        true => settled,
+        false => Lsn(last.0.saturating_sub(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// The thread hands out errands one by one and says after each record that it is done with it; the carrier looks at
+        /// any moment, sees what is there, and never reports a place before all that it owes was taken.
+        #[test]
+        fn no_place_is_reported_before_all_its_errands_were_taken(
+            records in prop::collection::vec(0usize..3, 1..40),
+            looks in prop::collection::vec(0usize..6, 1..60),
+        ) {
+            let mut steps: VecDeque<(u64, Option<usize>)> = VecDeque::new();
+            for (lsn, errands) in (1..).zip(&records) {
+                steps.extend((0..*errands).map(|errand| (lsn, Some(errand))));
+                steps.push_back((lsn, None));
+            }
+            let (mut queue, mut settled, mut routed, mut taken) = (Vec::new(), 0, 0, 0);
+            for advance in looks.into_iter().chain([usize::MAX, 0]) {
+                let seen = settled;
+                // The thread goes on between the look at `settled` and the look into the queue.
+                for (lsn, errand) in steps.drain(..advance.min(steps.len())) {
+                    match errand {
+                        Some(errand) => queue.push((Lsn(lsn), errand)),
+                        None => settled = lsn,
+                    }
+                }
+                let round = std::mem::take(&mut queue);
+                let reported = whole(&round, Lsn(seen));
+                taken += round.iter().filter(|(lsn, _)| lsn.0 > routed).count();
+                routed = routed.max(reported.0);
+                let owed: usize = records[..routed as usize].iter().sum();
+                prop_assert!(taken >= owed, "{routed} is reported, {taken} of {owed} errands were taken");
+            }
+            prop_assert_eq!(taken, records.iter().sum::<usize>());
+            prop_assert_eq!(routed, records.len() as u64);
+        }
+    }
+
+    #[test]
+    fn the_last_record_of_a_full_round_may_go_on_in_the_next() {
+        let round: Vec<(Lsn, ())> = (1..=ROUND_MAX as u64).map(|lsn| (Lsn(lsn), ())).collect();
+        assert_eq!(whole(&round, Lsn(ROUND_MAX as u64 + 7)), Lsn(ROUND_MAX as u64 - 1));
     }
 }

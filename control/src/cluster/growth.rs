@@ -29,6 +29,7 @@ const DRAIN: &str = "upstream-drain";
 const DRAINED: &str = "upstream-drained-";
 const DRAIN_TTL: Duration = Duration::from_secs(10);
 const FLUSH_WITHIN: Duration = Duration::from_secs(10);
+const LEARN_WITHIN: Duration = Duration::from_secs(10);
 /// How long all nodes together may take to drain.
 const DRAINED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -73,7 +74,7 @@ pub(crate) async fn follow(
     registry: Registry,
     names: Names,
     node: String,
-    publisher: Arc<dyn Publisher>,
+    (publisher, topic): (Arc<dyn Publisher>, String),
     mapping: watch::Sender<Mapping>,
 ) {
     let Ok(lock) = names.lock(DRAIN) else { return };
@@ -89,6 +90,12 @@ pub(crate) async fn follow(
         let Some(Ok(now)) = written.current().get(&key).map(Entry::parse::<Written>) else { continue };
         let asked = drain.current().get(&lock).and_then(|entry| entry.value.parse::<u64>().ok());
         let draining = asked.is_some_and(|version| version > now.version);
+        // Pushes wait a moment longer rather than being refused for a partition that the producer has not heard of.
+        if now.sources > mapping.borrow().sources
+            && let Err(error) = publisher.learn(&topic, now.sources as i32, LEARN_WITHIN).await
+        {
+            tracing::warn!(%error, "the topic has grown, but is not seen to be larger yet");
+        }
         mapping.send_if_modified(|known| {
             let new = read(&now, draining);
             let changed = *known != new;

@@ -370,6 +370,7 @@ impl Source {
             self.position = last.offset as u64 + 1;
             self.distribute(records).await;
         }
+        self.tell_movers().await;
         if self.shown.elapsed() >= SHOWN_EVERY {
             self.show().await;
         }
@@ -418,6 +419,18 @@ impl Source {
             subscriber.next = self.position;
             // Waits while it pauses; fails when it is gone.
             let _ = subscriber.feed.send(Batch { records, upto: self.position }).await;
+        }
+    }
+
+    /// A partition whose messages stand elsewhere now leaves this source at its barrier, and must hear that the source came
+    /// so far even if no record of its own is the last one before it.
+    async fn tell_movers(&mut self) {
+        let mapping = self.upstream.mapping.borrow().clone();
+        for (partition, subscriber) in &mut self.subscribers {
+            if mapping.source_of(*partition) != self.source && subscriber.next < self.position {
+                subscriber.next = self.position;
+                let _ = subscriber.feed.send(Batch { records: Vec::new(), upto: self.position }).await;
+            }
         }
     }
 

@@ -48,19 +48,26 @@ async fn serve(listener: TcpListener, gateway: SocketAddr) {
             // A gateway that is not there closes the pipe, as it would refuse the connection.
             if let Ok(server) = TcpStream::connect(gateway).await {
                 let _ = (client.set_nodelay(true), server.set_nodelay(true));
+                let named = client.local_addr().map(|pipe| (pipe.to_string(), gateway.to_string())).ok();
                 let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
-                tokio::join!(carry(from_client, to_server), carry(from_server, to_client));
+                tokio::join!(carry(from_client, to_server, named), carry(from_server, to_client, None));
             }
         });
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+/// `named`: an address in the first bytes, the request for an upgrade, and what is put in its place: development auth wants
+/// to be asked for by the gateway's own.
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut named: Option<(String, String)>) {
     let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY_MAX);
     let read = async move {
         let mut chunk = vec![0; CHUNK_BYTES];
         while let Ok(count @ 1..) = from.read(&mut chunk).await {
-            if sender.send((Instant::now() + DELAY, chunk[..count].to_vec())).await.is_err() {
+            let bytes = match named.take() {
+                Some((pipe, gateway)) => String::from_utf8_lossy(&chunk[..count]).replace(&pipe, &gateway).into_bytes(),
+                None => chunk[..count].to_vec(),
+            };
+            if sender.send((Instant::now() + DELAY, bytes)).await.is_err() {
                 return;
             }
         }
