@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use tidegate_control_core::domain::{Lsn, PartitionId};
 use tidegate_control_core::partition::{Partition, PartitionConfig};
+use tidegate_control_core::ports::cache::SharedCache;
 use tidegate_control_core::ports::{StoreError, StoreReader};
 use tidegate_registry::Registry;
 use tokio::sync::watch;
 
 use crate::adapters::embedded::{EmbeddedOptions, EmbeddedStore, OpenError};
 use crate::adapters::postgres::{self, Postgres, PostgresOptions};
+use crate::adapters::redis::{RedisCache, RedisSettings};
 use crate::api::Records;
 use crate::api::auth::ServiceTokens;
 use crate::cluster::seats::{Hosted, Seats};
@@ -44,6 +46,8 @@ pub enum ComposeError {
     },
     #[error("store.url: {0}")]
     Url(String),
+    #[error("the cache's settings cannot be used")]
+    Cache(#[from] crate::adapters::redis::OpenError),
     #[error("records: {0}")]
     Records(String),
     #[error("the cluster cannot be joined")]
@@ -143,10 +147,11 @@ async fn compose_cluster(
     };
     let options = postgres_options(config, store, cluster.partitions)?;
     let registry = Registry::connect(registry).map_err(ClusterError::from)?;
+    let cache = config.cache.as_ref().map(|settings| redis(settings, &cluster.name)).transpose()?;
     let mut stopping = surroundings.stopping.clone();
     loop {
         let feed = records.as_ref().map(|records| records.feed.clone());
-        let begun = begin(config, &surroundings, &options, (&registry, bus), feed).await;
+        let begun = begin(config, &surroundings, &options, (&registry, bus), (feed, cache.clone())).await;
         let error = match begun {
             Ok(cluster) => {
                 let dispatch = Dispatch::many(Arc::clone(&cluster.spread), Arc::clone(&cluster.state));
@@ -170,7 +175,7 @@ async fn begin(
     surroundings: &Surroundings,
     options: &PostgresOptions,
     (registry, bus): (&Registry, &tidegate_bus::settings::Settings),
-    feed: Option<Feed>,
+    (feed, cache): (Option<Feed>, Option<SharedCache>),
 ) -> Result<Cluster, ComposeError> {
     let options = options.clone();
     let connected = tokio::task::spawn_blocking(move || Postgres::connect(options)).await;
@@ -183,6 +188,7 @@ async fn begin(
         tasks: config.tasks.clone(),
         postgres,
         feed,
+        cache,
         auto_groups: config.auto_groups,
         grpc: surroundings.grpc,
         http: surroundings.http,
@@ -193,6 +199,12 @@ async fn begin(
         stopping: surroundings.stopping.clone(),
     };
     Ok(Cluster::begin(beginning).await?)
+}
+
+/// Nobody is connected to yet: a server that is away is found by and by.
+fn redis(settings: &RedisSettings, cluster: &str) -> Result<SharedCache, crate::adapters::redis::OpenError> {
+    let settings = RedisSettings { cluster_name: cluster.to_owned(), ..settings.clone() };
+    Ok(Arc::new(RedisCache::open(&settings)?))
 }
 
 /// An error with all its causes.

@@ -57,6 +57,8 @@ pub struct Config {
     pub store: Option<StoreConfig>,
     /// Of a node of a cluster: what it does with the bus beside the upstream topic.
     pub tasks: TasksConfig,
+    /// Redis for what is committed elsewhere; absent: everything works without.
+    pub cache: Option<crate::adapters::redis::RedisSettings>,
     /// Where what was pushed can be searched; absent: nowhere.
     pub records: Option<crate::records::Settings>,
 }
@@ -81,6 +83,7 @@ impl Default for Config {
             bus: None,
             store: None,
             tasks: TasksConfig::default(),
+            cache: None,
             records: None,
         }
     }
@@ -100,6 +103,21 @@ impl Config {
                 (true, false) => say(key, "a node of a cluster needs this section".to_owned()),
                 (false, true) => say("cluster", format!("is needed beside [control.{key}]")),
                 _ => {}
+            }
+        }
+        if let Some(cache) = &self.cache {
+            if self.cluster.is_none() {
+                say("cluster", "is needed beside [control.cache]".to_owned());
+            }
+            // A key that is known for longer than in the store would answer for a message that the store takes as new.
+            if u64::from(cache.ttl.dedup_s) > u64::from(self.dedup.hours) * 3_600 {
+                say("cache.ttl.dedup_s", "is longer than dedup.hours".to_owned());
+            }
+            if self.cluster.as_ref().is_some_and(|cluster| cluster.name.contains(['{', '}'])) {
+                say("cluster.name", "has braces, which mean something in names of keys".to_owned());
+            }
+            for problem in cache.problems() {
+                say(&problem.key, problem.text);
             }
         }
         let cluster = self.cluster.iter().flat_map(ClusterConfig::problems);

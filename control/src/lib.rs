@@ -10,6 +10,7 @@
 
 pub mod adapters;
 pub mod api;
+pub mod cache;
 #[cfg(any(test, feature = "checks"))]
 pub mod checks;
 pub mod cluster;
@@ -17,6 +18,7 @@ mod compose;
 pub mod config;
 pub mod dispatch;
 pub mod endpoints;
+pub mod guard;
 pub mod link;
 mod message;
 pub mod metrics;

@@ -18,8 +18,14 @@ use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionStats;
 use tidegate_control_core::partition::stats::CODES;
 
+use crate::cache::bounded::Tally;
 use crate::cluster::TaskMetrics;
 use crate::records::FeedMetrics;
+
+mod dependencies;
+
+use dependencies::Dependencies;
+pub use dependencies::{DependencyFigures, StoreSeconds};
 
 /// Every metric of the process. Histograms are observed once a batch; the partition's own counters are taken over with every
 /// tick of its loop.
@@ -46,6 +52,7 @@ pub struct Metrics {
     log_records: Gauge,
     last: Mutex<HashMap<PartitionId, PartitionStats>>,
     cluster: ClusterGauges,
+    dependencies: Dependencies,
 }
 
 /// Set whenever somebody asks, from counters that are kept elsewhere.
@@ -131,6 +138,7 @@ pub struct ClusterFigures {
     pub history: (u64, u64),
     pub rekeyed: u64,
     pub producer: ProducerStats,
+    pub dependencies: DependencyFigures,
 }
 
 /// What the readers of a topic do here.
@@ -163,6 +171,7 @@ impl Metrics {
             log_records: Gauge::default(),
             last: Mutex::default(),
             cluster: ClusterGauges::default(),
+            dependencies: Dependencies::new(),
         };
         metrics.registered()
     }
@@ -265,6 +274,21 @@ impl Metrics {
         self.refused_pushes.inc_by(targets);
     }
 
+    /// Requests to the store by operation.
+    pub fn store_seconds(&self) -> StoreSeconds {
+        self.dependencies.store_seconds.clone()
+    }
+
+    /// What is asked of the cache of this name.
+    pub fn tally(&self, cache: &'static str) -> Tally {
+        self.dependencies.tally(cache)
+    }
+
+    /// Committed records whose facts found no room on their way to the cache.
+    pub fn cache_passed_over(&self) -> Counter {
+        self.dependencies.cache_passed_over.clone()
+    }
+
     /// The text that a scraper reads (OpenMetrics).
     pub fn encode(&self, now: Snapshot) -> Result<String, fmt::Error> {
         self.queue_depth.set(now.queue_depth as i64);
@@ -272,9 +296,12 @@ impl Metrics {
         self.connections.set(now.connections as i64);
         if let Some(cluster) = now.cluster {
             self.cluster.set(&cluster);
+            self.dependencies.set(&cluster.dependencies);
         }
         let mut out = String::new();
-        text::encode(&mut out, &self.registry)?;
+        text::encode_registry(&mut out, &self.registry)?;
+        text::encode_registry(&mut out, &self.dependencies.registry)?;
+        text::encode_eof(&mut out)?;
         Ok(out)
     }
 }
@@ -316,6 +343,10 @@ fn rise(counter: &Counter, to: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tidegate_control_core::breaker::BreakerState;
+
     use super::*;
 
     #[test]
@@ -329,8 +360,12 @@ mod tests {
         metrics.partition(PartitionId(0), &stats);
         metrics.refused(1);
         metrics.commit_seconds.observe(0.004);
-        let text =
-            metrics.encode(Snapshot { queue_depth: 7, log_records: 12, connections: 5, cluster: None }).expect("text");
+        metrics.store_seconds().observe("commit", Duration::from_millis(3));
+        metrics.tally("members").hits.inc();
+        let breakers = vec![("store", BreakerState::Open), ("cache", BreakerState::Closed)];
+        let dependencies = DependencyFigures { breakers, cache: None };
+        let cluster = Some(ClusterFigures { dependencies, ..ClusterFigures::default() });
+        let text = metrics.encode(Snapshot { queue_depth: 7, log_records: 12, connections: 5, cluster }).expect("text");
         for line in [
             "tidegate_control_pushes_total 5",
             "tidegate_control_dedup_hits_total 2",
@@ -342,6 +377,12 @@ mod tests {
             "tidegate_control_log_records 12",
             "tidegate_control_connections 5",
             "tidegate_control_commit_seconds_count 1",
+            "tidegate_store_seconds_count{op=\"commit\"} 1",
+            "tidegate_cache_hits_total{cache=\"members\"} 1",
+            "tidegate_cache_misses_total{cache=\"members\"} 0",
+            "tidegate_breaker_state{dependency=\"store\"} 2",
+            "tidegate_breaker_state{dependency=\"cache\"} 0",
+            "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }

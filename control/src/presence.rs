@@ -6,10 +6,15 @@
 //! can be missed only if a link breaks with it on its way and the partition has another owner by the time it is mended.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use smallvec::SmallVec;
+use tidegate_control_core::domain::{Timestamp, Uid};
+use tidegate_control_core::ports::cache::{Connection as Route, Fact, Incarnation, RouteKey};
 use tidegate_proto::v1::{LinkConnection, LinkPresence};
+
+use crate::api::auth::now_ms;
+use crate::cache::routes::{self, Routes};
 
 /// Connections that are listed; past it newcomers are not, and `online` falls short.
 pub const CONNECTIONS_MAX: usize = 16 << 20;
@@ -27,6 +32,8 @@ pub const UNHEARD: &str = "unheard";
 #[derive(Default)]
 pub struct Presence {
     table: Mutex<Table>,
+    /// Told of every change, so that other nodes can ask.
+    told: OnceLock<Arc<Routes>>,
 }
 
 /// One attachment of one incarnation of a gateway.
@@ -42,7 +49,7 @@ pub struct Attached {
 }
 
 /// One incarnation of a gateway.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct GatewayRoute(u64);
 
 /// A connection came or went.
@@ -60,7 +67,10 @@ pub struct Change {
 }
 
 /// A consistent look at the table; it locks the table, so hold one at a time, and shortly.
-pub struct View<'a>(MutexGuard<'a, Table>);
+pub struct View<'a> {
+    table: MutexGuard<'a, Table>,
+    everywhere: Option<u64>,
+}
 
 #[derive(Default)]
 struct Table {
@@ -94,12 +104,19 @@ struct Connection {
     id: Box<str>,
     /// Device and platform.
     what: Box<str>,
+    /// When it was told of first.
+    since: Timestamp,
 }
 
 /// Neither holds it: names of devices and platforms have no control characters.
 const BETWEEN: char = '\n';
 
 impl Presence {
+    /// From now on changes are told to `routes`; the first to be named stays.
+    pub fn tell(&self, routes: Arc<Routes>) {
+        let _ = self.told.set(routes);
+    }
+
     /// A gateway attached: the routes of its older incarnations are void, and these changes.
     pub fn attach(&self, name: &str, incarnation: u64) -> (Attached, Vec<Change>) {
         let mut table = self.lock();
@@ -168,8 +185,13 @@ impl Presence {
 
     /// What a gateway told, in the order in which it told it.
     pub fn apply(&self, by: &Attached, told: LinkPresence) -> Vec<Change> {
+        let (now, life) = (Timestamp(now_ms()), by.life());
         let mut table = self.lock();
         let mut changes = Vec::new();
+        let mut facts = match self.told.get() {
+            Some(_) => routes::facts_of(&life, &told, now),
+            None => Vec::new(),
+        };
         for gone in told.offline {
             let reason = gone.reason.clone();
             let listed = table.remove(by.route, &gone.uid, &gone.connection_id);
@@ -177,12 +199,12 @@ impl Presence {
             changes.push(by.change(gone.uid.into(), gone.connection_id.into(), listed, false, &reason));
         }
         for come in told.online {
-            if let Some(what) = table.insert(by, &come) {
+            if let Some(what) = table.insert(by, &come, now) {
                 changes.push(by.change(come.uid.into(), come.connection_id.into(), Some(what), true, CONNECTED));
             }
         }
         for here in told.present {
-            if let Some(what) = table.insert(by, &here)
+            if let Some(what) = table.insert(by, &here, now)
                 && by.known
             {
                 changes.push(by.change(here.uid.into(), here.connection_id.into(), Some(what), true, CONNECTED));
@@ -192,8 +214,15 @@ impl Presence {
         if told.all && by.known {
             let unheard = |connection: &Connection| connection.route == by.route && connection.told < by.number;
             table.drop_where(unheard, |uid, connection| {
+                if let Ok(uid) = uid.parse() {
+                    facts.push(Fact::Offline(RouteKey { uid, at: life.clone(), id: connection.id.clone() }));
+                }
                 changes.push(by.change(uid.into(), connection.id, Some(connection.what), false, UNHEARD));
             });
+        }
+        if let (Some(told), false) = (self.told.get(), facts.is_empty()) {
+            // Before anybody else may look at the table, so that nothing older is told after it.
+            told.changed(facts);
         }
         changes
     }
@@ -205,8 +234,40 @@ impl Presence {
         routes.into_iter().any(|route| table.remove(route, uid, connection_id).is_some())
     }
 
+    /// Who has connections listed.
+    pub fn users(&self) -> Vec<Box<str>> {
+        self.lock().users.keys().cloned().collect()
+    }
+
+    /// Tells again which connections these users have at gateways that are attached now.
+    pub fn tell_again(&self, users: &[Box<str>]) {
+        let Some(routes) = self.told.get() else { return };
+        let table = self.lock();
+        let attached: HashMap<GatewayRoute, Incarnation> = table
+            .gateways
+            .iter()
+            .filter(|(_, gateway)| gateway.standing == Standing::Attached)
+            .map(|(name, gateway)| (gateway.route, life(name, gateway.incarnation)))
+            .collect();
+        let listed = users.iter().filter_map(|uid| Some((uid.parse().ok()?, table.users.get(uid)?)));
+        let all = listed.flat_map(|(uid, connections): (Uid, _)| connections.iter().map(move |c| (uid.clone(), c)));
+        let told = |(uid, connection): (Uid, &Connection)| {
+            let (device, platform) = connection.what.split_once(BETWEEN)?;
+            let connection = Route {
+                at: attached.get(&connection.route)?.clone(),
+                id: connection.id.clone(),
+                device: device.into(),
+                platform: platform.into(),
+                since: connection.since,
+            };
+            Some(Fact::Online { uid, connection })
+        };
+        routes.changed(all.filter_map(told).collect());
+    }
+
     pub fn view(&self) -> View<'_> {
-        View(self.lock())
+        let everywhere = self.told.get().and_then(|routes| routes.everywhere());
+        View { table: self.lock(), everywhere }
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -216,6 +277,10 @@ impl Presence {
 }
 
 impl Attached {
+    fn life(&self) -> Incarnation {
+        life(&self.name, self.incarnation)
+    }
+
     fn change(
         &self,
         uid: Box<str>,
@@ -248,6 +313,10 @@ fn change(
     }
 }
 
+fn life(name: &str, incarnation: u64) -> Incarnation {
+    Incarnation { gateway: gateway_of(name).into(), number: incarnation }
+}
+
 /// What is attached is `gateway/partition`.
 fn gateway_of(name: &str) -> &str {
     name.rsplit_once('/').map_or(name, |(gateway, _)| gateway)
@@ -256,17 +325,23 @@ fn gateway_of(name: &str) -> &str {
 impl View<'_> {
     /// Live connections of a user.
     pub fn connections_of(&self, uid: &str) -> usize {
-        self.0.users.get(uid).map_or(0, SmallVec::len)
+        self.table.users.get(uid).map_or(0, SmallVec::len)
     }
 
-    /// Live connections of everybody.
+    /// Live connections of everybody that are listed here.
     pub fn connections(&self) -> usize {
-        self.0.connections
+        self.table.connections
+    }
+
+    /// Of the whole cluster, where that is known; otherwise those that are listed here.
+    pub fn connections_everywhere(&self) -> usize {
+        let everywhere = self.everywhere.and_then(|count| usize::try_from(count).ok());
+        everywhere.map_or(self.table.connections, |count| count.max(self.table.connections))
     }
 
     /// The name of the attached gateway, if there is exactly one.
     pub fn only_gateway(&self) -> Option<&str> {
-        let attached = self.0.gateways.iter().filter(|(_, gateway)| gateway.standing == Standing::Attached);
+        let attached = self.table.gateways.iter().filter(|(_, gateway)| gateway.standing == Standing::Attached);
         let mut names = attached.map(|(name, _)| gateway_of(name));
         let name = names.next()?;
         names.all(|other| other == name).then_some(name)
@@ -280,7 +355,7 @@ impl Table {
     }
 
     /// Device and platform of one that was not listed.
-    fn insert(&mut self, by: &Attached, come: &LinkConnection) -> Option<Box<str>> {
+    fn insert(&mut self, by: &Attached, come: &LinkConnection, since: Timestamp) -> Option<Box<str>> {
         let of_user = self.users.entry(come.uid.as_str().into()).or_default();
         if let Some(listed) = of_user.iter_mut().find(|c| c.route == by.route && *c.id == *come.connection_id) {
             listed.told = by.number;
@@ -294,7 +369,7 @@ impl Table {
         }
         let what: Box<str> = format!("{}{BETWEEN}{}", come.device, come.platform).into();
         let id = come.connection_id.as_str().into();
-        of_user.push(Connection { route: by.route, told: by.number, id, what: what.clone() });
+        of_user.push(Connection { route: by.route, told: by.number, id, what: what.clone(), since });
         self.connections += 1;
         Some(what)
     }

@@ -193,9 +193,19 @@ impl Home {
         self.servers.clone().map_or_else(servers::Home::find, Ok)
     }
 
+    /// What a FLUSHALL does, to this cluster alone.
+    pub fn forget_cache(&self, cluster: &Cluster) -> anyhow::Result<()> {
+        if !cluster.redis.is_empty() {
+            // As in deploy/local/control.toml.
+            servers::redis_forget(&cluster.redis, &format!("{}:", self.name))?;
+        }
+        Ok(())
+    }
+
     /// Removes what a cluster that does not run any more has left in servers that others use.
     pub fn erase(&self, cluster: &Cluster) -> anyhow::Result<()> {
         servers::sql(&self.servers()?, &format!("drop schema if exists {:?} cascade", self.name))?;
+        self.forget_cache(cluster)?;
         if self.own_topics { servers::delete_topics(&cluster.kafka, &self.name) } else { Ok(()) }
     }
 

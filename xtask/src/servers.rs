@@ -25,9 +25,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::{Subcommand, ValueEnum};
 
-pub use self::breaking::{delete_topics, kafka_tool, kill_in, redis_flush, revive_in, sql};
+pub use self::breaking::{delete_topics, kafka_tool, kill_in, processes_in, redis_flush, redis_forget, revive_in, sql};
 pub use self::kafka_secure::Access as KafkaAccess;
 pub use self::process::{Farewell, Process};
+pub use self::redis::redis_server;
 pub use self::state::{Home, Running, State};
 
 /// How long a server may take from its start to its first answer.

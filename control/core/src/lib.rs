@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod breaker;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod domain;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::{any, delete, get, post};
-use tidegate_control_core::domain::ErrorCode;
+use tidegate_control_core::domain::{ErrorCode, Uid};
 use tidegate_control_core::ports::{StoreError, StoreReader};
 use tokio::sync::watch;
 
@@ -53,6 +53,23 @@ impl Api {
     /// How long a caller waits for the partition.
     pub fn patience(&self) -> Duration {
         Duration::from_millis(u64::from(self.limits.answer_timeout_ms))
+    }
+
+    /// Live connections of each user: of those whose inbox is here as their gateways told it, of the others as the cache knows.
+    async fn connections_of(&self, uids: &[Uid]) -> Vec<usize> {
+        let mut counts: Vec<usize> = {
+            let presence = self.presence.view();
+            uids.iter().map(|uid| presence.connections_of(uid.as_str())).collect()
+        };
+        let Some(state) = self.dispatch.cluster() else { return counts };
+        let Some(routes) = &state.routes else { return counts };
+        let is_elsewhere = |uid: &Uid| state.seats.hosted(state.seats.partition_of(&uid.stream())).is_none();
+        let elsewhere: Vec<usize> = (0..uids.len()).filter(|at| is_elsewhere(&uids[*at])).collect();
+        let asked: Vec<Uid> = elsewhere.iter().map(|at| uids[*at].clone()).collect();
+        for (at, found) in elsewhere.into_iter().zip(routes.connections_of(&asked).await) {
+            counts[at] = found.unwrap_or(counts[at]);
+        }
+        counts
     }
 
     /// A look-up in the store, off the async threads: it may read the disk.

@@ -14,12 +14,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use tidegate_bus::port::{Outgoing, Placing, PublishError, Publisher};
 use tidegate_bus::records::Format;
+use tidegate_control_core::breaker::{Outcome, Permit};
 use tidegate_control_core::domain::{ErrorCode, MessageId, PartitionId, Refusal};
 use tidegate_control_core::partition::{Push, Reply, stream_of};
 use tokio::sync::watch;
 
 use super::forms::{self, CORR, ID, REPLY_TO};
 use super::ids::Ids;
+use crate::guard::Guard;
 use crate::runtime::{Answer, Gather, late};
 
 /// A result is waited for at most so long; the caller has lost its patience long before.
@@ -70,6 +72,8 @@ pub(crate) struct Ingress {
     pub ids: Arc<Ids>,
     /// The bus refused or lost the last thing that was published.
     pub failing: Arc<std::sync::atomic::AtomicBool>,
+    /// While it is open nothing is published: what would only wait for its time-out is refused at once.
+    pub guard: Arc<Guard>,
 }
 
 /// Who waits for what the sequencers say.
@@ -118,16 +122,25 @@ impl Ingress {
                 name.extend_from_slice(format!("#{corr}").as_bytes());
                 push.message_id = String::from_utf8(name).ok().map(Into::into);
             }
+            let Some(permit) = self.guard.allow() else {
+                self.results.done(corr);
+                gather.answer(place, Err(unavailable()));
+                continue;
+            };
             let outgoing = self.outgoing(&mapping, &push, corr, now);
+            let (id, durable) = (push.id, push.ack_durable);
             match self.publisher.publish(outgoing) {
-                Ok(placing) => placings.push(Taken { at, place, id: push.id, durable: push.ack_durable, placing }),
+                Ok(placing) => placings.push(Taken { at, place, id, durable, placing, permit }),
                 Err(error) => self.failed(gather, corr, place, &error),
             }
         }
         let (ingress, gather) = (Arc::clone(self), Arc::clone(gather));
         tokio::spawn(async move {
-            for Taken { at, place, id, durable, placing } in placings {
-                match placing.await {
+            for Taken { at, place, id, durable, placing, permit } in placings {
+                let placed = placing.await;
+                let away = placed.as_ref().is_err_and(PublishError::is_dependency);
+                ingress.guard.record(permit, if away { Outcome::Failure } else { Outcome::Success });
+                match placed {
                     Ok(_) => {
                         ingress.failing.store(false, Ordering::Relaxed);
                         gather.placed(place, id);
@@ -179,6 +192,7 @@ struct Taken {
     id: Option<MessageId>,
     durable: bool,
     placing: Placing,
+    permit: Permit,
 }
 
 fn unavailable() -> Refusal {

@@ -20,6 +20,8 @@ mod forms;
 pub mod growth;
 mod ids;
 pub(crate) mod ingress;
+mod lookups;
+mod memory;
 pub(crate) mod node;
 mod opening;
 mod outbox;
@@ -29,6 +31,7 @@ mod ring;
 pub(crate) mod routes;
 pub(crate) mod seats;
 mod spread;
+mod store;
 mod tasks;
 mod upstream;
 pub(crate) mod user_states;
@@ -45,6 +48,7 @@ use tidegate_bus::topics::LOGIC_GROUP;
 use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionConfig;
 use tidegate_control_core::ports::StoreReader;
+use tidegate_control_core::ports::cache::SharedCache;
 use tidegate_registry::names::ControlNode;
 use tidegate_registry::{Names, Registry, RegistryError};
 use tokio::sync::watch;
@@ -53,8 +57,10 @@ use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::adapters::postgres::{OpenError, Postgres, SpreadReader};
 use crate::api::auth::ServiceTokens;
+use crate::cache::routes::Routes;
 use crate::config::ClusterConfig;
 use crate::endpoints::Endpoints;
+use crate::guard::Guard;
 use crate::metrics::{GroupFigures, Metrics};
 use crate::presence::Presence;
 use crate::records::Feed;
@@ -63,6 +69,8 @@ use beside::Beside;
 use consumers::Consumer;
 use ids::Ids;
 use ingress::{Ingress, Results};
+use lookups::Lookups;
+use memory::Near;
 use node::{NodeService, Peers};
 use opening::Opener;
 use ownership::Ownership;
@@ -108,6 +116,8 @@ pub(crate) struct Beginning {
     pub postgres: Postgres,
     /// Where messages are told to that are to be found by their words.
     pub feed: Option<Feed>,
+    /// What is committed elsewhere, nearer.
+    pub cache: Option<SharedCache>,
     pub auto_groups: bool,
     pub grpc: SocketAddr,
     pub http: SocketAddr,
@@ -122,7 +132,7 @@ pub(crate) struct Beginning {
 pub(crate) struct Cluster {
     pub seats: Arc<Seats>,
     pub spread: Arc<Spread>,
-    pub reader: Arc<SpreadReader>,
+    pub reader: Arc<Lookups<SpreadReader>>,
     pub node: NodeService,
     pub state: Arc<ClusterState>,
     pub endpoints: Arc<Endpoints>,
@@ -138,10 +148,16 @@ pub(crate) struct ClusterState {
     failing: Arc<AtomicBool>,
     pub lag: Arc<Lag>,
     pub bus: Arc<dyn Bus>,
-    seats: Arc<Seats>,
     upstream: String,
     consumers: Vec<Arc<Consumer>>,
     history: Arc<[AtomicU64; 2]>,
+    /// Of all who ask the store, and of the bus.
+    pub store_guard: Arc<Guard>,
+    pub bus_guard: Arc<Guard>,
+    pub cache: Option<SharedCache>,
+    /// Users who are connected elsewhere.
+    pub routes: Option<Arc<Routes>>,
+    pub seats: Arc<Seats>,
 }
 
 impl ClusterState {
@@ -200,6 +216,8 @@ impl Cluster {
         let publisher = bus.publisher();
         let (results, ids) = (Arc::new(Results::default()), Arc::new(Ids::default()));
         let failing = Arc::new(AtomicBool::new(false));
+        let (store_guard, bus_guard) = (Arc::new(Guard::default()), Arc::new(Guard::default()));
+        let near = beginning.cache.map(|cache| Near::new(cache, &metrics, &presence));
         let seats = Arc::new(Seats::new(partitions));
         let peers = Arc::new(Peers::new(beginning.authorization));
         let ingress = Arc::new(Ingress {
@@ -212,8 +230,10 @@ impl Cluster {
             results: Arc::clone(&results),
             ids: Arc::clone(&ids),
             failing: Arc::clone(&failing),
+            guard: Arc::clone(&bus_guard),
         });
-        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress));
+        let recent = near.as_ref().map(|near| near.recent.clone());
+        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress, recent));
         let upstream = Arc::new(Upstream::new(Parts {
             bus: Arc::clone(&bus),
             topic,
@@ -229,7 +249,12 @@ impl Cluster {
             incarnation,
         }));
         let here = Arc::new(Here::new(Arc::clone(&seats), presence, routes::SETTLE));
-        let reader = Arc::new(SpreadReader::new(&postgres));
+        let reader = Arc::new(Lookups {
+            store: SpreadReader::new(&postgres),
+            seconds: metrics.store_seconds(),
+            guard: Arc::clone(&store_guard),
+            caches: near.as_ref().map(|near| Arc::clone(&near.memory.caches)),
+        });
         let beside = Beside::begin(beside::Parts {
             bus: Arc::clone(&bus),
             settings: settings.clone(),
@@ -248,6 +273,10 @@ impl Cluster {
             failing,
             lag: Arc::clone(&upstream.lag),
             bus: Arc::clone(&bus),
+            store_guard: Arc::clone(&store_guard),
+            bus_guard,
+            cache: near.as_ref().map(|near| Arc::clone(&near.memory.cache)),
+            routes: near.as_ref().map(|near| Arc::clone(&near.routes)),
             seats: Arc::clone(&seats),
             upstream: settings.topics.upstream.name.clone(),
             consumers: beside.consumers,
@@ -266,9 +295,11 @@ impl Cluster {
             config: core,
             spread: Arc::clone(&spread),
             upstream,
-            metrics,
+            metrics: Arc::clone(&metrics),
             feed: beginning.feed,
             tellers: beside.tellers,
+            memory: near.as_ref().map(|near| near.memory.clone()),
+            store_guard: Arc::clone(&store_guard),
         };
         let ttl = Duration::from_millis(config.lease_ttl_ms.into());
         let endpoints = Arc::new(Endpoints::default());
@@ -278,6 +309,7 @@ impl Cluster {
             cluster: config.name.clone(),
             node: config.node.clone(),
             endpoints: Arc::clone(&endpoints),
+            cache: state.cache.clone(),
         };
         let mut tasks = beside.tasks;
         tasks.extend([
@@ -293,6 +325,7 @@ impl Cluster {
             tokio::spawn(keeper.run()),
             tokio::spawn(Arc::clone(&here).note()),
         ]);
+        tasks.extend(near.into_iter().flat_map(|near| near.keep(&registry, &names)));
         let ownership = Ownership {
             registry,
             names,

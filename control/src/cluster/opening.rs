@@ -12,9 +12,12 @@ use super::outbox::places::Places;
 use super::outbox::{Relay, Tellers};
 use super::seats::{Hosted, Seat};
 use super::spread::Spread;
+use super::store::Watched;
 use super::upstream::Upstream;
-use crate::adapters::postgres::{OpenError, Postgres};
+use crate::adapters::postgres::{OpenError, Postgres, PostgresStore};
+use crate::cache::committed::{self, Memory};
 use crate::compose::seed;
+use crate::guard::Guard;
 use crate::metrics::Metrics;
 use crate::records::{Feed, follow};
 use crate::runtime::{self, Hooks, OnFatal, Running};
@@ -27,6 +30,9 @@ pub(crate) struct Opener {
     pub metrics: Arc<Metrics>,
     pub feed: Option<Feed>,
     pub tellers: Tellers,
+    /// Where what is committed is told for those who ask elsewhere.
+    pub memory: Option<Memory>,
+    pub store_guard: Arc<Guard>,
 }
 
 /// A partition that runs here.
@@ -61,7 +67,7 @@ impl Opener {
         let reader: Arc<dyn StoreReader> = Arc::new(store.reader());
         let config = PartitionConfig { worker: partition.0 as u16, ..self.config.clone() };
         let partitions = config.partitions;
-        let sequencer = Partition::new(partition, store, config, seed()?)?;
+        let sequencer = Partition::new(partition, self.watched(store), config, seed()?)?;
         let origin = sequencer.origin();
         let (errands, owed) = carrier::queue();
         let overflowed = Arc::clone(&errands.overflowed);
@@ -91,6 +97,19 @@ impl Opener {
         let relay =
             |teller| Relay { origin: hosted.origin, reader: Arc::clone(reader), places: Arc::clone(&places), teller };
         self.tellers.of(reader).into_iter().map(|teller| relay(teller).spawn()).collect()
+    }
+}
+
+impl Opener {
+    fn watched(&self, store: PostgresStore) -> Watched<PostgresStore> {
+        let (metrics, owner) = (&self.metrics, store.owner_epoch());
+        let members = metrics.tally("own_members");
+        let store = Watched::new(store, metrics.store_seconds(), members, Arc::clone(&self.store_guard));
+        match &self.memory {
+            // Its task ends with the store.
+            Some(memory) => store.telling(committed::follow(owner, memory.clone()).0),
+            None => store,
+        }
     }
 }
 

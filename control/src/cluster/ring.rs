@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_control_core::ports::cache::{Published, SharedCache};
 use tidegate_registry::names::GatewayNode;
 use tidegate_registry::{Claimed, Entry, Names, Registry, RegistryError, Session, Table};
 use tidegate_ring::document::{RingDocument, registry_key};
@@ -24,6 +25,8 @@ pub(crate) struct RingKeeper {
     pub cluster: String,
     pub node: String,
     pub endpoints: Arc<Endpoints>,
+    /// Where the ring is published as well, for those who do not know the registry.
+    pub cache: Option<SharedCache>,
 }
 
 impl RingKeeper {
@@ -34,9 +37,11 @@ impl RingKeeper {
         let mut rings = self.registry.watch(&key).into_table();
         gateways.ready().await;
         let mut session = None;
+        let mut told = None;
         loop {
-            if let Some(ring) = current(&rings, &key) {
-                self.endpoints.set_ring(Arc::new(ring));
+            let known = current(&rings, &key);
+            if let Some(ring) = &known {
+                self.endpoints.set_ring(Arc::new(ring.clone()));
             }
             self.endpoints.set_loads(loads(&gateways.current()));
             match self.holds_lock(&mut session).await {
@@ -44,6 +49,7 @@ impl RingKeeper {
                     if let Err(error) = self.publish(&key, &gateways.current()).await {
                         tracing::warn!(%error, "the endpoint ring is not published");
                     }
+                    self.tell(known.as_ref(), &mut told).await;
                 }
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "who keeps the endpoint ring cannot be told"),
@@ -54,6 +60,24 @@ impl RingKeeper {
                 () = tokio::time::sleep(TICK) => {}
             }
         }
+    }
+
+    /// Publishes the ring that stands in the registry, once for each version, and again when the cache has lost something.
+    async fn tell(&self, ring: Option<&Ring>, told: &mut Option<(u64, u64)>) {
+        let (Some(cache), Some(ring)) = (&self.cache, ring) else { return };
+        let (version, generation) = (ring.version().0, cache.generation());
+        if *told == Some((version, generation)) {
+            return;
+        }
+        let json = serde_json::to_string(&RingDocument::from(ring)).unwrap_or_default().into();
+        match cache.publish_ring(tidegate_control_core::ports::cache::Ring { version, json }).await {
+            Published::Away => return,
+            Published::Stands(newer) if newer > version => {
+                tracing::warn!(version, newer, "the cache holds the ring of another life of this cluster");
+            }
+            Published::Done | Published::Stands(_) => {}
+        }
+        *told = Some((version, generation));
     }
 
     async fn holds_lock(&self, session: &mut Option<Session>) -> Result<bool, RegistryError> {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::ingress::Ingress;
 use super::node::{AskError, NOT_THE_OWNER, Peers, not_the_owner};
 use super::seats::{Seat, Seats};
+use crate::cache::recent::{Ask, Recent};
 use crate::runtime::{Answer, Gather, Pending, SLOTS_MAX, late, overloaded, slots_of_submission, stopped};
 
 /// Between two tries while a partition has no owner.
@@ -24,12 +25,20 @@ pub(crate) struct Spread {
     pub seats: Arc<Seats>,
     pub peers: Arc<Peers>,
     pub ingress: Arc<Ingress>,
+    /// What need not be asked of a store.
+    recent: Option<Recent>,
     room: Arc<Semaphore>,
 }
 
+impl Ask for Spread {
+    async fn ask(&self, command: Command) -> Answer {
+        self.ask_owner(command).await
+    }
+}
+
 impl Spread {
-    pub fn new(seats: Arc<Seats>, peers: Arc<Peers>, ingress: Arc<Ingress>) -> Spread {
-        Spread { seats, peers, ingress, room: Arc::new(Semaphore::new(SLOTS_MAX)) }
+    pub fn new(seats: Arc<Seats>, peers: Arc<Peers>, ingress: Arc<Ingress>, recent: Option<Recent>) -> Spread {
+        Spread { seats, peers, ingress, recent, room: Arc::new(Semaphore::new(SLOTS_MAX)) }
     }
 
     pub fn depth(&self) -> usize {
@@ -82,11 +91,20 @@ impl Spread {
 
     fn ask_for(self: &Arc<Self>, place: usize, command: Command, gather: &Arc<Gather>) {
         let (spread, gather) = (Arc::clone(self), Arc::clone(gather));
-        tokio::spawn(async move { gather.answer(place, spread.ask(command).await) });
+        tokio::spawn(async move { gather.answer(place, spread.ask_near(command).await) });
+    }
+
+    async fn ask_near(&self, command: Command) -> Answer {
+        if let Some(recent) = &self.recent
+            && let Some(answer) = recent.pull(self, &command).await
+        {
+            return answer;
+        }
+        self.ask_owner(command).await
     }
 
     /// Asks the owner of a command's partition, whoever that is and will be.
-    pub async fn ask(&self, command: Command) -> Answer {
+    pub async fn ask_owner(&self, command: Command) -> Answer {
         if let Command::Heads { uid, streams } = command {
             return self.heads(uid, streams).await;
         }

@@ -78,3 +78,34 @@ fn development_settings_need_loopback() {
     let v6 = Config { http_addr: "[::1]:8090".parse().expect("address"), ..Config::dev() };
     assert_eq!(v6.problems(), []);
 }
+
+/// Nodes that are started with them would refuse to.
+#[test]
+fn configurations_in_deploy_are_good() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+    for name in ["compose/control.toml", "k8s/control.toml", "local/control.toml", "tidegate.toml"] {
+        let text = std::fs::read_to_string(folder.join(name)).expect("readable");
+        let addresses = ["@HTTP@", "@GRPC@"].iter().zip(["127.0.0.1:1", "127.0.0.1:2"]);
+        let text = addresses.fold(text, |text, (from, to)| text.replace(from, to));
+        let text = text
+            .replace("@REGISTRY_KIND@", "etcd")
+            .replace("@REDIS@", "redis://127.0.0.1:6379")
+            .replace("@ROLES@", r#""api""#)
+            .replace('@', "");
+        let problems = check(&text.parse().expect("TOML"));
+        let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
+        assert!(problems.is_empty(), "{name}: {problems:?}");
+    }
+}
+
+#[test]
+fn a_cache_needs_a_cluster_and_forgets_keys_before_the_store_does() {
+    let cache = crate::adapters::redis::RedisSettings::default();
+    let alone = Config { cache: Some(cache.clone()), ..Config::default() };
+    assert_eq!(keys(&alone.problems()), ["cluster"]);
+    let mut longer = cache;
+    longer.ttl.dedup_s = 3 * 3_600;
+    let dedup = DedupConfig { hours: 2, ..DedupConfig::default() };
+    let longer = Config { cache: Some(longer), dedup, ..Config::default() };
+    assert_eq!(keys(&longer.problems()), ["cluster", "cache.ttl.dedup_s"]);
+}

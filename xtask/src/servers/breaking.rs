@@ -27,6 +27,15 @@ pub fn kill_in(home: &Home, server: Server, node: Option<usize>) -> anyhow::Resu
     Ok(victims.iter().map(|victim| victim.pid).collect())
 }
 
+/// A server's processes, as they were started.
+pub fn processes_in(home: &Home, server: Server) -> anyhow::Result<Vec<Process>> {
+    let running = running(home, server)?;
+    if running.processes.is_empty() {
+        bail!("{} does not run", server.name());
+    }
+    Ok(running.processes)
+}
+
 /// Starts those of a server's processes that have ended, with their data and ports; the others go on.
 pub fn revive_in(home: &Home, server: Server) -> anyhow::Result<()> {
     let _lock = home.lock()?;
@@ -54,6 +63,14 @@ impl Starting<'_> {
         self.wait(&place, &running)?;
         self.recipe.settle(&place)
     }
+}
+
+/// Deletes the keys that begin so, of a server that others use as well. Returns how many there were.
+pub fn redis_forget(url: &str, prefix: &str) -> anyhow::Result<u64> {
+    const SCRIPT: &str = "local at, gone = '0', 0 repeat local page = redis.call('SCAN', at, 'MATCH', ARGV[1], 'COUNT', 10000) \
+        at = page[1] for _, key in ipairs(page[2]) do redis.call('UNLINK', key) gone = gone + 1 end until at == '0' return gone";
+    let port = url.rsplit(':').next().and_then(|port| port.parse().ok()).context("a URL without a port")?;
+    Ok(ask::redis(port, &["EVAL", SCRIPT, "0", &format!("{prefix}*")])?.parse()?)
 }
 
 /// `FLUSHALL`.

@@ -16,6 +16,11 @@ const MASTERS: usize = 3;
 const SLOTS: usize = 16_384;
 const CLUSTER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The program alone, for a test that has settings of its own.
+pub fn redis_server(home: &Home) -> anyhow::Result<Command> {
+    Ok(Redis::install(home, false)?.server.command())
+}
+
 pub struct Redis {
     server: Program,
     cluster: bool,

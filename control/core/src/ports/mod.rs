@@ -1,5 +1,6 @@
 //! What control needs from the outside, in the domain's language.
 
+pub mod cache;
 #[cfg(any(test, feature = "contract"))]
 pub mod memory;
 pub mod store;

@@ -53,14 +53,13 @@ impl QueryService for QueryApi {
         if uids.len() > UIDS_MAX {
             return Err(Status::invalid_argument(format!("at most {UIDS_MAX} uids")));
         }
-        if uids.iter().any(|uid| uid.parse::<Uid>().is_err()) {
-            return Err(Status::invalid_argument("`uids` has a name that is not a valid uid"));
-        }
-        let presence = self.0.presence.view();
-        let user = |uid: String| {
-            let connections = u32::try_from(presence.connections_of(&uid)).unwrap_or(u32::MAX);
-            UserPresence { uid, online: connections > 0, connections }
+        let bad = |_| Status::invalid_argument("`uids` has a name that is not a valid uid");
+        let uids = uids.iter().map(|uid| uid.parse::<Uid>()).collect::<Result<Vec<_>, _>>().map_err(bad)?;
+        let counts = self.0.connections_of(&uids).await;
+        let user = |(uid, count): (&Uid, usize)| {
+            let connections = u32::try_from(count).unwrap_or(u32::MAX);
+            UserPresence { uid: uid.to_string(), online: connections > 0, connections }
         };
-        Ok(Response::new(PresenceResponse { users: uids.into_iter().map(user).collect() }))
+        Ok(Response::new(PresenceResponse { users: uids.iter().zip(counts).map(user).collect() }))
     }
 }

@@ -322,7 +322,7 @@ fn refused_result(corr: u64, to: String, refusal: &Refusal) -> PushResult {
 fn online(to: &str, presence: &View<'_>) -> Option<u32> {
     let count = match to.split_once(':') {
         Some(("u", uid)) => presence.connections_of(uid),
-        _ if to == EVERYBODY => presence.connections(),
+        _ if to == EVERYBODY => presence.connections_everywhere(),
         _ => return None,
     };
     Some(u32::try_from(count).unwrap_or(u32::MAX))

@@ -33,6 +33,7 @@ pub fn run(fault: Fault, lab: &mut Lab, load: &Load) -> anyhow::Result<String> {
             servers::redis_flush(&lab.servers)?;
             Ok("FLUSHALL".to_owned())
         }
+        Fault::RedisHang => hang(lab, Server::Redis, Duration::from_secs(15)),
         Fault::RedisKill => away(lab, Server::Redis, None, SHORT),
         Fault::KafkaKill if lab.shape.brokers > 1 => {
             let broker = lab.any(lab.shape.brokers);
@@ -115,6 +116,17 @@ fn away(lab: &mut Lab, server: Server, node: Option<usize>, time: Duration) -> a
     thread::sleep(time);
     servers::revive_in(&lab.servers, server)?;
     Ok(format!("{} (pids {pids:?}) for {} s", server.name(), time.as_secs()))
+}
+
+/// Nothing is refused, and nothing is answered.
+fn hang(lab: &Lab, server: Server, time: Duration) -> anyhow::Result<String> {
+    let mut frozen = Vec::new();
+    for process in servers::processes_in(&lab.servers, server)? {
+        process.freeze()?;
+        frozen.push(Frozen(process));
+    }
+    thread::sleep(time);
+    Ok(format!("{} stood still for {} s", server.name(), time.as_secs()))
 }
 
 fn drain_each(lab: &mut Lab) -> anyhow::Result<String> {

@@ -18,6 +18,8 @@ pub enum Fault {
     RedisFlush,
     /// Redis is killed and comes back.
     RedisKill,
+    /// Redis stands still for 15 s, with its connections open.
+    RedisHang,
     /// One of three brokers is killed for 30 s, or the only one for 60 s.
     KafkaKill,
     /// PostgreSQL is killed for 30 s.

@@ -80,7 +80,8 @@ impl Lag {
         let cluster = home.load()?;
         let most = || -> Option<f64> {
             // A node that owns nothing has no rows.
-            let of = |http: &str| page(http).map(|page| sum(&upstream(&page), "tidegate_control_bus_lag").unwrap_or(0.0));
+            let of =
+                |http: &str| page(http).map(|page| sum(&upstream(&page), "tidegate_control_bus_lag").unwrap_or(0.0));
             cluster
                 .controls
                 .iter()
