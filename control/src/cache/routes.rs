@@ -229,7 +229,7 @@ mod tests {
 
     fn connected(uid: &str, id: &str) -> LinkConnection {
         let (uid, connection_id) = (uid.to_owned(), id.to_owned());
-        LinkConnection { uid, connection_id, device: "d".to_owned(), platform: "web".to_owned() }
+        LinkConnection { uid, connection_id, device: "d".to_owned(), platform: "web".to_owned(), ..Default::default() }
     }
 
     async fn until(mut condition: impl AsyncFnMut() -> bool) {
@@ -257,15 +257,15 @@ mod tests {
         ];
         let (route, _) = present.attach("gw/3", 1);
         let (stale, _) = present.attach("old/3", 1);
-        let change = LinkPresence { online: vec![connected("ann", "1"), connected("ann", "2")], offline: Vec::new() };
-        present.apply(route, change);
-        present.apply(stale, LinkPresence { online: vec![connected("bob", "1")], offline: Vec::new() });
+        let change = LinkPresence { online: vec![connected("ann", "1"), connected("ann", "2")], ..Default::default() };
+        present.apply(&route, change);
+        present.apply(&stale, LinkPresence { online: vec![connected("bob", "1")], ..Default::default() });
         let users: [Uid; 2] = ["ann", "bob"].map(|name| name.parse().expect("a uid"));
         until(async || there.connections_of(&users).await == [Some(2), Some(0)]).await;
         until(async || there.everywhere() == Some(2)).await;
         cache.flush();
         until(async || there.connections_of(&users).await == [Some(2), Some(0)]).await;
-        present.apply(route, LinkPresence { online: Vec::new(), offline: vec![connected("ann", "1")] });
+        present.apply(&route, LinkPresence { offline: vec![connected("ann", "1")], ..Default::default() });
         until(async || there.connections_of(&users).await == [Some(1), Some(0)]).await;
         keeping.iter().for_each(tokio::task::JoinHandle::abort);
     }
