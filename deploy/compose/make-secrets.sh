@@ -18,9 +18,9 @@ if [ ! -s secrets/tls.key ]; then
 fi
 # Compose mounts them as they are, and the containers' users are not you: tidegate is 10001, nginx and postgres begin as root.
 if [ "$(id -u)" = 0 ]; then
-    chgrp 10001 secrets/jwt.key secrets/service-tokens secrets/link.token secrets/postgres.url
-    chmod 0640 secrets/jwt.key secrets/service-tokens secrets/link.token secrets/postgres.url
+    chgrp 10001 secrets/jwt.key secrets/service-tokens secrets/link.token secrets/postgres.url secrets/postgres.password
+    chmod 0640 secrets/jwt.key secrets/service-tokens secrets/link.token secrets/postgres.url secrets/postgres.password
 else
-    chmod 0644 secrets/jwt.key secrets/service-tokens secrets/link.token secrets/postgres.url
+    chmod 0644 secrets/jwt.key secrets/service-tokens secrets/link.token secrets/postgres.url secrets/postgres.password
     echo "secrets/ is yours alone, the files in it can be read by the containers' users" >&2
 fi
