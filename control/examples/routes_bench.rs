@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --release -p tidegate-control --example routes_bench -- [--cluster] [--routes 10000000] [--buckets 262144]
-//!     [--seconds 10] [--tasks 4] [--maxmemory-mb 3000] [--entries 512] [--value 512] [--url URL[,URL…]]
+//!     [--seconds 10] [--tasks 4] [--maxmemory-mb 3000] [--entries 512] [--value 1024] [--url URL[,URL…]]
 //! ```
 //!
 //! Without `--url` it starts a server (or three masters) of its own, and ends it. With one, that server is flushed. Lookups are
@@ -43,7 +43,7 @@ fn arguments() -> Result<Arguments> {
         tasks: 4,
         maxmemory_mb: 3_000,
         entries: 512,
-        value: 512,
+        value: 1_024,
         url: None,
     };
     let mut words = std::env::args().skip(1);

@@ -7,9 +7,9 @@ use tidegate_control_core::breaker::BreakerState;
 use tidegate_control_core::contract::cache::{gateway, head, live, online, query, run, stream, uid};
 use tidegate_control_core::domain::{Epoch, OwnerEpoch, Seq};
 use tidegate_control_core::ports::cache::{Bell, Cache, Channel, Fact, Notice, Queued};
-use xtask::servers::{Home, Process, Server, down_in, up_in};
+use xtask::servers::{Home, Process, Server, down_in, kill_in, revive_in, up_in};
 
-use crate::redis_kit::{runtime, settings, starting, until, urls};
+use crate::redis_kit::{Turn, runtime, settings, starting, until, urls};
 
 const EPOCH: Epoch = Epoch(0x7e57);
 const OWNER: OwnerEpoch = OwnerEpoch(5);
@@ -37,8 +37,11 @@ impl OwnServer {
         self.home.load().expect("state").servers[self.server.name()].processes.clone()
     }
 
-    fn kill(&self) {
-        self.processes().iter().for_each(|process| process.kill().expect("killed"));
+    /// All of it, or one of its nodes.
+    fn kill(&self, node: Option<usize>) -> Dead<'_> {
+        let turn = starting();
+        kill_in(&self.home, self.server, node).expect("killed");
+        Dead { server: self, _turn: turn }
     }
 
     fn signal(&self, signal: &str) {
@@ -46,6 +49,18 @@ impl OwnServer {
             let mut kill = std::process::Command::new("kill");
             assert!(kill.arg(signal).arg(process.pid.to_string()).status().expect("run kill").success());
         }
+    }
+}
+
+/// For as long as this is held no other test begins a server, which could find these ports free.
+struct Dead<'a> {
+    server: &'a OwnServer,
+    _turn: Turn,
+}
+
+impl Dead<'_> {
+    fn revive(self) {
+        revive_in(&self.server.home, self.server.server).expect("started again");
     }
 }
 
@@ -92,7 +107,7 @@ fn a_killed_server_is_a_miss_and_what_is_written_meanwhile_is_there_when_it_is_b
         assert_eq!((head_of(&cache, "g:go").await, is_online(&cache, "ann").await), (Some(5), true));
         let generation = cache.generation();
 
-        server.kill();
+        let dead = server.kill(None);
         reads_until(&cache, BreakerState::Open).await;
         let (users, living) = ([uid("ann"), uid("bob")], live(&[GW]));
         assert_eq!(cache.routes_of(&users, &living).await, [None, None], "not known, which is not offline");
@@ -102,7 +117,7 @@ fn a_killed_server_is_a_miss_and_what_is_written_meanwhile_is_there_when_it_is_b
         let health = cache.health();
         assert!(health.reads_failed > 3 && health.queued == 2 && health.breaker_opened >= 1, "{health:?}");
 
-        server.up();
+        dead.revive();
         cache.settled().await;
         reads_until(&cache, BreakerState::Closed).await;
         assert_eq!((head_of(&cache, "g:go").await, is_online(&cache, "bob").await), (Some(6), true));
@@ -206,7 +221,7 @@ fn with_one_master_away_the_others_answer() {
         let found = |routes: &[Option<Vec<_>>]| routes.iter().flatten().filter(|list| !list.is_empty()).count();
         assert_eq!(found(&cache.routes_of(&users, &living).await), 60);
 
-        server.processes()[1].kill().expect("killed");
+        let dead = server.kill(Some(1));
         let deadline = std::time::Instant::now() + Duration::from_secs(120);
         loop {
             let routes = cache.routes_of(&users, &living).await;
@@ -219,7 +234,7 @@ fn with_one_master_away_the_others_answer() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
 
-        server.up();
+        dead.revive();
         cache.write(names.iter().map(|name| online(name, GW, "1")).collect());
         let deadline = std::time::Instant::now() + Duration::from_secs(120);
         while found(&cache.routes_of(&users, &living).await) < 60 {
@@ -247,10 +262,7 @@ fn a_subscription_tells_a_gap_after_its_server_was_away_and_goes_on() {
         say("one");
         assert_eq!(notices.next().await, heard("one"));
 
-        server.kill();
-        // Before it is gone there is nothing to be started again.
-        reads_until(&cache, BreakerState::Open).await;
-        server.up();
+        server.kill(None).revive();
         assert_eq!(notices.next().await, Some(Notice::Gap));
         reads_until(&cache, BreakerState::Closed).await;
         say("two");

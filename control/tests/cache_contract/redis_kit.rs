@@ -16,10 +16,12 @@ pub fn runtime() -> Runtime {
 }
 
 /// A port that is found free is not ours before the server listens on it: of this process, one starts at a time.
-pub fn starting() -> MutexGuard<'static, ()> {
+pub fn starting() -> Turn {
     static STARTING: Mutex<()> = Mutex::new(());
-    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+    Turn(STARTING.lock().unwrap_or_else(PoisonError::into_inner))
 }
+
+pub struct Turn(#[expect(dead_code, reason = "held, not read")] MutexGuard<'static, ()>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
