@@ -272,7 +272,7 @@ fn truth() -> Truth {
     let gid = stream.gid().expect("a group");
     let (name, creator, ts) = (Box::default(), Box::default(), Timestamp(1));
     let group = GroupChange { gid, epoch: EPOCH, open: true, name, creator, ts, dismissed: false };
-    truth.add(Lsn(1), &Record::Group(group)).expect("begins");
+    truth.add(0, Lsn(1), &Record::Group(group)).expect("begins");
     for seq in 1..=MESSAGES {
         let body = Stored {
             id: MessageId(100 + seq),
@@ -291,7 +291,7 @@ fn truth() -> Truth {
         let place = Place { stream: stream.clone(), epoch: EPOCH, seq: Seq(seq) };
         let places = SmallVec::from_iter([place]);
         let append = Append { body: Arc::new(body), places, dedup: None, membership: None };
-        truth.add(Lsn(1 + seq), &Record::Append(append)).expect("follows");
+        truth.add(0, Lsn(1 + seq), &Record::Append(append)).expect("follows");
     }
     truth
 }

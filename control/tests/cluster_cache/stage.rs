@@ -119,13 +119,13 @@ impl Stage {
             self.links.insert(partition, link);
         }
         self.connected.lock().expect("not poisoned").insert(uid.to_owned(), partition);
-        let change = LinkPresence { online: vec![connection(uid)], offline: Vec::new() };
+        let change = LinkPresence { online: vec![connection(uid)], ..Default::default() };
         self.tell(partition, link_up_item::Item::Presence(change)).await;
     }
 
     pub async fn disconnect(&self, uid: &str) {
         let partition = self.connected.lock().expect("not poisoned")[uid];
-        let change = LinkPresence { online: Vec::new(), offline: vec![connection(uid)] };
+        let change = LinkPresence { offline: vec![connection(uid)], ..Default::default() };
         self.tell(partition, link_up_item::Item::Presence(change)).await;
     }
 
@@ -302,7 +302,13 @@ pub fn seqs(page: &Value) -> Vec<u64> {
 
 fn connection(uid: &str) -> LinkConnection {
     let connection_id = format!("{uid}-1");
-    LinkConnection { uid: uid.to_owned(), device: "phone".to_owned(), platform: "ios".to_owned(), connection_id }
+    LinkConnection {
+        uid: uid.to_owned(),
+        device: "phone".to_owned(),
+        platform: "ios".to_owned(),
+        connection_id,
+        ..Default::default()
+    }
 }
 
 fn configuration(name: &str, folder: &Path, redis: &str, url: &impl Fn(Server) -> String) -> String {
