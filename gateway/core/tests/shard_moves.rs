@@ -42,8 +42,8 @@ fn place(ring: &Ring, uid: &str) -> String {
 /// Code and endpoint of the `bye` that ended the connection.
 fn bye(world: &World, client: Client) -> Option<(u64, String)> {
     let texts = world.texts(client.socket);
-    let frames = texts.iter().filter_map(|text| serde_json::from_str::<serde_json::Value>(text).ok());
-    let bye = frames.filter(|frame| !frame["bye"].is_null()).last()?;
+    let mut frames = texts.iter().rev().filter_map(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+    let bye = frames.find(|frame| !frame["bye"].is_null())?;
     let (bye, endpoint) = (&bye["bye"], &bye["bye"]["endpoint"]);
     assert_eq!(bye["reconnect"], true, "{bye}");
     assert!(bye["reconnect_after_ms"].as_u64().is_some_and(|ms| ms <= 2_000), "{bye}");
