@@ -163,7 +163,7 @@ impl Upstream {
     ) {
         let lies = self.waiting.get(&corr).is_some_and(|waiting| waiting.placed);
         if self.rng.chance(self.faults.refuses) {
-            if let Some(waiting) = self.waiting.remove(&corr).filter(|_| !lies) {
+            if !lies && let Some(waiting) = self.waiting.remove(&corr) {
                 let refusal = Refusal::new(ErrorCode::Unavailable, "the message bus takes nothing now");
                 told.push((waiting.who, Told::Answer(Err(refusal))));
             }
