@@ -127,6 +127,9 @@ pub struct ControlNode {
     pub grpc: String,
     pub http: String,
     pub roles: Vec<String>,
+    /// It has just come and takes no partition yet, so nobody lets one go for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
 }
 
 /// A gateway that is alive.

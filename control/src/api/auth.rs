@@ -9,8 +9,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
-use sha2::{Digest as _, Sha256};
 use tidegate_auth::dev::{DevRules, NotLocal, RequestFacts};
+use tidegate_auth::service::{self, bearer_token};
 use tidegate_auth::{Key, KeyError, Verifier, VerifierConfig};
 use tidegate_control_core::domain::{ErrorCode, Uid};
 use tonic::Status;
@@ -20,10 +20,6 @@ use tonic::transport::server::TcpConnectInfo;
 use super::error::ApiError;
 use crate::config::{AuthConfig, KeyConfig};
 
-/// Shortest service token.
-pub const SERVICE_TOKEN_BYTES_MIN: usize = 32;
-/// Most tokens of one file.
-pub const SERVICE_TOKENS_MAX: usize = 256;
 /// Largest secret file that is read.
 const SECRET_FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -35,8 +31,8 @@ pub enum AuthError {
         #[source]
         source: io::Error,
     },
-    #[error("{}: every token needs at least {SERVICE_TOKEN_BYTES_MIN} characters and no spaces, and there may be {SERVICE_TOKENS_MAX}", path.display())]
-    BadToken { path: PathBuf },
+    #[error(transparent)]
+    Services(#[from] service::ServiceTokensError),
     #[error("{} is no good key", path.display())]
     BadKey {
         path: PathBuf,
@@ -49,7 +45,7 @@ pub enum AuthError {
 
 /// Tokens that are compared, never shown: only their digests are kept.
 pub struct ServiceTokens {
-    digests: Vec<[u8; 32]>,
+    accepted: service::ServiceTokens,
     /// What a node that dials another one with the same file shows; marked as sensitive.
     authorization: Option<MetadataValue<Ascii>>,
 }
@@ -57,19 +53,13 @@ pub struct ServiceTokens {
 impl ServiceTokens {
     /// One token a line; empty lines and those that begin with `#` are left out.
     pub fn load(path: &Path) -> Result<ServiceTokens, AuthError> {
-        let text = String::from_utf8(read_secret(path)?).map_err(|_| AuthError::BadToken { path: path.to_owned() })?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let tokens: Vec<&str> = lines.collect();
-        let good = |token: &&str| token.len() >= SERVICE_TOKEN_BYTES_MIN && !token.contains(char::is_whitespace);
-        if tokens.is_empty() || tokens.len() > SERVICE_TOKENS_MAX || !tokens.iter().all(good) {
-            return Err(AuthError::BadToken { path: path.to_owned() });
-        }
+        let tokens = service::read(path)?;
         let authorization = tokens.first().and_then(|token| {
             let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().ok()?;
             value.set_sensitive(true);
             Some(value)
         });
-        Ok(ServiceTokens { digests: tokens.iter().map(|token| digest(token)).collect(), authorization })
+        Ok(ServiceTokens { accepted: service::ServiceTokens::of(&tokens), authorization })
     }
 
     /// With the first token of the file.
@@ -77,9 +67,8 @@ impl ServiceTokens {
         self.authorization.clone()
     }
 
-    /// Digests are compared, so the time taken says nothing about a token.
     fn contains(&self, token: &str) -> bool {
-        self.digests.contains(&digest(token))
+        self.accepted.contains(token)
     }
 
     /// For calls that need one of these tokens and nothing else.
@@ -89,10 +78,6 @@ impl ServiceTokens {
             _ => Err(Status::unauthenticated("a token is needed in `authorization: Bearer`")),
         }
     }
-}
-
-fn digest(token: &str) -> [u8; 32] {
-    Sha256::digest(token.as_bytes()).into()
 }
 
 /// Who calls.
@@ -255,13 +240,6 @@ fn bearer_of(metadata: &MetadataMap) -> Result<Option<&str>, Status> {
     let Some(value) = metadata.get("authorization") else { return Ok(None) };
     let token = value.to_str().ok().and_then(bearer_token);
     token.map(Some).ok_or_else(|| Status::unauthenticated("`authorization` is not `Bearer` with one token"))
-}
-
-/// The scheme's case does not matter (RFC 9110, 11.1).
-fn bearer_token(value: &str) -> Option<&str> {
-    let (scheme, token) = value.split_once(' ')?;
-    let token = token.trim();
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
 fn load_key(config: &KeyConfig) -> Result<Key, AuthError> {

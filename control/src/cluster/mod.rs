@@ -288,6 +288,7 @@ impl Cluster {
             grpc: config.advertise_grpc.clone().unwrap_or_else(|| beginning.grpc.to_string()),
             http: config.advertise_http.clone().unwrap_or_else(|| beginning.http.to_string()),
             roles: config.roles.clone(),
+            waits: true,
         };
         let core = PartitionConfig { partitions, auto_groups: beginning.auto_groups, ..PartitionConfig::default() };
         let opener = Opener {
@@ -317,7 +318,7 @@ impl Cluster {
                 registry.clone(),
                 names.clone(),
                 config.node.clone(),
-                (publisher, settings.topics.upstream.name.clone()),
+                publisher,
                 mapping_sender,
             )),
             tokio::spawn(Arc::clone(&ids).keep(registry.clone(), names.clone(), config.node.clone(), ttl)),

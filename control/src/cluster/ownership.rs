@@ -4,6 +4,7 @@
 //! * The claim decides who *should* write; the store's owner epoch decides who *can*. A node that lost its session goes on
 //!   with what it owns, since whoever claims a partition raises its epoch, and then our commits are refused.
 //! * A partition that is let go is closed before its claim is released.
+//! * A partition is let go for a node that takes it, never for one that still waits: nobody would have it meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use tidegate_control_core::ports::StoreError;
 use tidegate_registry::names::{ControlNode, Owner};
 use tidegate_registry::{Claimed, Entry, Names, Registry, RegistryError, Session, Table};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::node::{Address, Peers};
-use super::opening::{OpenPartition, Opener};
+use super::opening::{OpenPartition, Opener, OpeningError};
 use super::seats::{Seat, Seats};
 
 /// The node looks around at least so often.
@@ -28,6 +29,8 @@ const RELEASES_MAX: usize = 4;
 /// A node that has just met the registry waits so long before it takes anything, so that those who come with it have met it
 /// too, and shares are right.
 const CALM: Duration = Duration::from_millis(700);
+/// Partitions that are opened side by side.
+const OPENINGS_MAX: usize = 8;
 /// A partition that could not be opened is not tried again before this.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 
@@ -53,12 +56,14 @@ struct Work {
     controls: Table,
     owners: Table,
     held: BTreeMap<PartitionId, OpenPartition>,
+    /// Open, and the registry does not say so yet.
+    unsaid: BTreeSet<PartitionId>,
     /// Partitions whose thread has ended by itself, and why.
     ended: mpsc::UnboundedReceiver<(PartitionId, bool)>,
     ended_sender: mpsc::UnboundedSender<(PartitionId, bool)>,
     not_before: HashMap<PartitionId, tokio::time::Instant>,
-    /// Until then nothing is taken that was not ours.
-    calm_until: tokio::time::Instant,
+    /// Until then nothing is taken that was not ours. `None`: the others know that it is over.
+    calm_until: Option<tokio::time::Instant>,
 }
 
 impl Ownership {
@@ -72,10 +77,11 @@ impl Ownership {
             controls,
             owners,
             held: BTreeMap::new(),
+            unsaid: BTreeSet::new(),
             ended,
             ended_sender,
             not_before: HashMap::new(),
-            calm_until: tokio::time::Instant::now(),
+            calm_until: None,
         };
         tokio::spawn(work.run())
     }
@@ -108,6 +114,7 @@ impl Work {
             self.begin_session().await?;
         }
         self.seat_others();
+        self.say_the_rest().await?;
         if self.own.logic { self.balance().await } else { Ok(()) }
     }
 
@@ -116,21 +123,42 @@ impl Work {
         self.session = None;
         // A registry that was away may have forgotten everybody: whoever owned something is about to claim it again.
         let calm = if self.held.is_empty() { CALM } else { 2 * self.own.ttl };
-        self.calm_until = tokio::time::Instant::now() + calm;
+        self.calm_until = Some(tokio::time::Instant::now() + calm);
+        self.own.me.waits = true;
         let session = self.own.registry.session(self.own.ttl).await?;
-        let value = serde_json::to_string(&self.own.me).unwrap_or_default();
-        session.hold(&self.own.names.control(&self.own.me.node)?, &value).await?;
+        self.introduce(&session).await?;
         let held: Vec<PartitionId> = self.held.keys().copied().collect();
         for partition in held {
             let key = self.own.names.owner(partition.0);
             match session.claim(&key, &self.owner_value(partition)).await? {
                 Claimed::Ours => {}
-                Claimed::Theirs(_) => self.close(partition, false).await,
+                Claimed::Theirs(_) => {
+                    // It has forgotten nothing: it was we who were away.
+                    self.calm_until = Some(tokio::time::Instant::now() + CALM);
+                    self.close(partition, false).await;
+                }
             }
         }
         self.session = Some(session);
         self.own.registered.send_replace(true);
         Ok(())
+    }
+
+    async fn introduce(&self, session: &Session) -> Result<(), RegistryError> {
+        let value = serde_json::to_string(&self.own.me).unwrap_or_default();
+        session.hold(&self.own.names.control(&self.own.me.node)?, &value).await
+    }
+
+    /// Whether this node may take what was not its own.
+    async fn is_settled(&mut self) -> Result<bool, RegistryError> {
+        let Some(until) = self.calm_until else { return Ok(true) };
+        let Some(session) = self.session.as_ref().filter(|_| tokio::time::Instant::now() >= until) else {
+            return Ok(false);
+        };
+        self.own.me.waits = false;
+        self.introduce(session).await?;
+        self.calm_until = None;
+        Ok(true)
     }
 
     fn owner_value(&self, partition: PartitionId) -> String {
@@ -170,21 +198,21 @@ impl Work {
 
     /// Takes what nobody has, up to our share; lets go of what is above it, if somebody has less than theirs.
     async fn balance(&mut self) -> Result<(), RegistryError> {
+        if !self.is_settled().await? {
+            return Ok(());
+        }
         let owners = self.owners.current();
         let logic = self.logic_nodes();
         let share = share(&logic, &self.own.me.node, self.own.seats.count());
         let ours = self.held.len() as u32;
-        if tokio::time::Instant::now() < self.calm_until {
-            return Ok(());
-        }
         if ours < share {
             let free: Vec<PartitionId> = self.free(&owners);
             // Nodes begin at different places, so that they seldom want the same.
             let at = logic.iter().position(|node| *node == self.own.me.node).unwrap_or(0);
             let begin = if free.is_empty() { 0 } else { at * free.len() / logic.len().max(1) };
             let wanted: Vec<PartitionId> = free[begin..].iter().chain(&free[..begin]).copied().collect();
-            for partition in wanted.into_iter().take((share - ours) as usize) {
-                self.take(partition).await?;
+            for together in wanted[..wanted.len().min((share - ours) as usize)].chunks(OPENINGS_MAX) {
+                self.take(together).await?;
             }
         } else if ours > share && self.somebody_lacks(&logic, &owners) {
             let above: Vec<PartitionId> =
@@ -212,8 +240,13 @@ impl Work {
     fn free(&self, owners: &BTreeMap<String, Entry>) -> Vec<PartitionId> {
         let now = tokio::time::Instant::now();
         let all = (0..self.own.seats.count()).map(PartitionId);
+        // A claim whose answer was lost is ours all the same, and may be repeated.
+        let is_ours = |entry: &Entry| {
+            let owner = entry.parse::<Owner>();
+            owner.is_ok_and(|owner| owner.node == self.own.me.node && owner.incarnation == self.own.me.incarnation)
+        };
         let free = all.filter(|partition| {
-            !owners.contains_key(&self.own.names.owner(partition.0))
+            owners.get(&self.own.names.owner(partition.0)).is_none_or(is_ours)
                 && !self.held.contains_key(partition)
                 && self.not_before.get(partition).is_none_or(|at| *at <= now)
         });
@@ -227,40 +260,80 @@ impl Work {
                 *counts.entry(owner.node).or_default() += 1;
             }
         }
-        logic.iter().any(|node| counts.get(node).copied().unwrap_or(0) < share(logic, node, self.own.seats.count()))
+        let controls = self.controls.current();
+        let nodes = controls.values().filter_map(|entry| entry.parse::<ControlNode>().ok());
+        let waiting = nodes.filter(|node| node.waits).map(|node| node.node).collect();
+        somebody_lacks(logic, &waiting, &counts, self.own.seats.count())
     }
 
-    async fn take(&mut self, partition: PartitionId) -> Result<(), RegistryError> {
-        let key = self.own.names.owner(partition.0);
-        let Some(session) = &self.session else { return Ok(()) };
-        match session.claim(&key, &self.owner_value(partition)).await? {
-            Claimed::Ours => {}
-            Claimed::Theirs(_) => return Ok(()),
+    /// Claims these, opens what is ours now side by side, and says of each that it is open as soon as it is: gateways wait for
+    /// that word.
+    async fn take(&mut self, partitions: &[PartitionId]) -> Result<(), RegistryError> {
+        let mut opening = JoinSet::new();
+        for &partition in partitions {
+            let key = self.own.names.owner(partition.0);
+            let Some(session) = &self.session else { break };
+            match session.claim(&key, &self.owner_value(partition)).await {
+                Ok(Claimed::Ours) => {}
+                Ok(Claimed::Theirs(_)) => continue,
+                // What was claimed before is opened first; the next turn meets the registry again.
+                Err(error) => {
+                    tracing::debug!(partition = partition.0, %error, "a claim failed");
+                    break;
+                }
+            }
+            let ended = self.ended_sender.clone();
+            let on_end = Box::new(move |error: &StoreError| {
+                // The task may have ended first.
+                let _ = ended.send((partition, matches!(error, StoreError::Fenced)));
+            });
+            let opener = Arc::clone(&self.own.opener);
+            opening.spawn(async move { (partition, opener.open(partition, on_end).await) });
         }
-        let ended = self.ended_sender.clone();
-        let on_end = Box::new(move |error: &StoreError| {
-            // The task may have ended first.
-            let _ = ended.send((partition, matches!(error, StoreError::Fenced)));
-        });
-        match Arc::clone(&self.own.opener).open(partition, on_end).await {
+        let mut failed = Ok(());
+        while let Some(opened) = opening.join_next().await {
+            let Ok((partition, opened)) = opened else { continue };
+            if let Err(error) = self.opened(partition, opened).await {
+                failed = Err(error);
+            }
+        }
+        failed
+    }
+
+    /// Until the registry says of a partition that it is open, nobody asks for it here.
+    async fn say_the_rest(&mut self) -> Result<(), RegistryError> {
+        while let Some(&partition) = self.unsaid.first() {
+            let value = self.owner_value(partition);
+            if let Some(session) = &self.session
+                && let Claimed::Theirs(_) = session.claim(&self.own.names.owner(partition.0), &value).await?
+            {
+                self.close(partition, false).await;
+            }
+            self.unsaid.remove(&partition);
+        }
+        Ok(())
+    }
+
+    async fn opened(
+        &mut self,
+        partition: PartitionId,
+        opened: Result<OpenPartition, OpeningError>,
+    ) -> Result<(), RegistryError> {
+        let key = self.own.names.owner(partition.0);
+        match opened {
             Ok(open) => {
                 tracing::info!(partition = partition.0, owner_epoch = open.hosted.origin.owner_epoch.0, "owned");
                 self.held.insert(partition, open);
-                let value = self.owner_value(partition);
-                if let Some(session) = &self.session
-                    && let Claimed::Theirs(_) = session.claim(&key, &value).await?
-                {
-                    self.close(partition, false).await;
-                }
-                Ok(())
+                self.unsaid.insert(partition);
+                self.say_the_rest().await
             }
             Err(error) => {
                 tracing::warn!(partition = partition.0, %error, "a partition cannot be opened");
                 self.not_before.insert(partition, tokio::time::Instant::now() + REOPEN_AFTER);
-                if let Some(session) = &self.session {
-                    session.release(&key).await?;
+                match &self.session {
+                    Some(session) => session.release(&key).await,
+                    None => Ok(()),
                 }
-                Ok(())
             }
         }
     }
@@ -276,6 +349,7 @@ impl Work {
     }
 
     async fn close(&mut self, partition: PartitionId, gracefully: bool) {
+        self.unsaid.remove(&partition);
         if let Some(open) = self.held.remove(&partition) {
             self.own.seats.set(partition, Seat::Vacant);
             open.close(gracefully).await;
@@ -319,9 +393,31 @@ fn share(nodes: &BTreeSet<String>, node: &str, partitions: u32) -> u32 {
     partitions / count + u32::from(at < partitions % count)
 }
 
+/// Whether a node that takes partitions has fewer than its share.
+fn somebody_lacks(
+    logic: &BTreeSet<String>,
+    waiting: &BTreeSet<String>,
+    counts: &HashMap<String, u32>,
+    partitions: u32,
+) -> bool {
+    let lacks = |node: &String| counts.get(node).copied().unwrap_or(0) < share(logic, node, partitions);
+    logic.difference(waiting).any(lacks)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A node that came, or came back, waits at first; what was let go for it at once was nobody's meanwhile.
+    #[test]
+    fn nobody_lets_a_partition_go_for_a_node_that_does_not_take_it_yet() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<String>>();
+        let logic = names(&["a", "b", "c"]);
+        let counts = HashMap::from([("a".to_owned(), 10), ("b".to_owned(), 10)]);
+        assert!(!somebody_lacks(&logic, &names(&["c"]), &counts, 20));
+        assert!(somebody_lacks(&logic, &names(&[]), &counts, 20));
+        assert!(somebody_lacks(&logic, &names(&["a"]), &counts, 20), "c takes");
+    }
 
     #[test]
     fn shares_add_up_to_all_partitions() {
