@@ -318,7 +318,7 @@ impl Cluster {
                 registry.clone(),
                 names.clone(),
                 config.node.clone(),
-                publisher,
+                (publisher, settings.topics.upstream.name.clone()),
                 mapping_sender,
             )),
             tokio::spawn(Arc::clone(&ids).keep(registry.clone(), names.clone(), config.node.clone(), ttl)),
