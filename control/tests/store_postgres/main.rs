@@ -2,6 +2,7 @@
 
 mod factory;
 mod faults;
+mod places;
 mod proxy;
 mod retention;
 
