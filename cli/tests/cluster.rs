@@ -36,7 +36,7 @@ impl Stage {
         let now = std::time::UNIX_EPOCH.elapsed().expect("a clock after 1970").as_millis();
         let folder = tempfile::tempdir().expect("a folder");
         let name = format!("test_{}_{now}", std::process::id());
-        let home = Home::in_folder(folder.path(), &name).with_topics_of_its_own();
+        let home = Home::in_folder(folder.path(), &name).with_topics_of_its_own().with_tasks();
         let known = servers::Home::find().and_then(|home| home.load()).expect("the servers' state");
         let brokers = known.servers.get(Server::Kafka.name()).map_or(1, |kafka| kafka.processes.len().max(1));
         let shape = Shape { controls: 2, gateways: 2, brokers, ..Shape::default() };

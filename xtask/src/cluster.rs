@@ -151,6 +151,8 @@ pub struct Home {
     /// `None`: the servers that everything on this machine shares.
     servers: Option<servers::Home>,
     own_topics: bool,
+    /// Nodes keep the history in Kafka and make tasks for users who are away.
+    with_tasks: bool,
     /// The first gateway runs in this group, so that a packet filter can tell its traffic from the others'.
     group_of_first_gateway: Option<u32>,
 }
@@ -167,7 +169,7 @@ impl Home {
 
     fn new(folder: PathBuf, json: PathBuf, name: &str) -> Home {
         let name = name.to_owned();
-        Home { folder, json, name, servers: None, own_topics: false, group_of_first_gateway: None }
+        Home { folder, json, name, servers: None, own_topics: false, with_tasks: false, group_of_first_gateway: None }
     }
 
     /// On servers of its own, for runs that break them.
@@ -178,6 +180,11 @@ impl Home {
     /// With topics whose names begin with the cluster's, beside other clusters on the same Kafka.
     pub fn with_topics_of_its_own(self) -> Home {
         Home { own_topics: true, ..self }
+    }
+
+    /// With all that nodes tell the bus beside the upstream topic, which costs as much again as the messages.
+    pub fn with_tasks(self) -> Home {
+        Home { with_tasks: true, ..self }
     }
 
     pub fn with_group_of_first_gateway(self, group: u32) -> Home {
@@ -318,6 +325,7 @@ impl Home {
             ("@KAFKA@", cluster.kafka.clone()),
             ("@POSTGRES@", cluster.postgres.clone()),
             ("@REDIS@", cluster.redis.clone()),
+            ("@TASKS@", self.with_tasks.to_string()),
             ("@ROLES@", r#""api", "logic", "task""#.to_owned()),
             ("@PAGE_PORTS@", pages.join(", ")),
             ("@CONTROLS@", quoted(cluster.controls.iter().map(|node| format!("http://{}", node.grpc)).collect())),
