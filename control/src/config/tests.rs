@@ -91,6 +91,7 @@ fn configurations_in_deploy_are_good() {
             .replace("@REGISTRY_KIND@", "etcd")
             .replace("@REDIS@", "redis://127.0.0.1:6379")
             .replace("@ROLES@", r#""api""#)
+            .replace("@TASKS@", "false")
             .replace('@', "");
         let problems = check(&text.parse().expect("TOML"));
         let problems: Vec<String> = problems.iter().map(Problem::to_string).collect();
