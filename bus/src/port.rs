@@ -33,6 +33,9 @@ pub trait Bus: Send + Sync {
     fn consumer_stats(&self) -> ConsumerStats;
 }
 
+/// Between two questions for the partitions of a topic that grows.
+const LEARN_AGAIN: Duration = Duration::from_millis(50);
+
 pub trait Publisher: Send + Sync {
     /// Takes the record into the buffer at once, or refuses it; never blocks. Callers answer UNAVAILABLE to
     /// [`PublishError::BufferFull`].
@@ -47,7 +50,19 @@ pub trait Publisher: Send + Sync {
         topic: &'a str,
         partitions: i32,
         within: Duration,
-    ) -> BoxFuture<'a, Result<(), PublishError>>;
+    ) -> BoxFuture<'a, Result<(), PublishError>> {
+        Box::pin(async move {
+            let known = async {
+                while !self.knows(topic, partitions).await {
+                    tokio::time::sleep(LEARN_AGAIN).await;
+                }
+            };
+            tokio::time::timeout(within, known).await.map_err(|_| PublishError::TimedOut)
+        })
+    }
+
+    /// Whether it can now. Asking is how an adapter learns.
+    fn knows<'a>(&'a self, topic: &'a str, partitions: i32) -> BoxFuture<'a, bool>;
 
     fn stats(&self) -> ProducerStats;
 }

@@ -28,7 +28,6 @@ use crate::stats::ProducerStats;
 const STATISTICS_MS: u32 = 1000;
 /// Of one question for the partitions of a topic.
 const LEARN_TIMEOUT: Duration = Duration::from_secs(2);
-const LEARN_AGAIN: Duration = Duration::from_millis(50);
 
 pub struct KafkaPublisher {
     settings: Settings,
@@ -217,20 +216,24 @@ impl Publisher for KafkaPublisher {
         })
     }
 
-    fn learn<'a>(
-        &'a self,
-        topic: &'a str,
-        partitions: i32,
-        within: Duration,
-    ) -> BoxFuture<'a, Result<(), PublishError>> {
+    /// An answer to such a question is what a producer learns from, and the brokers learn one after the other.
+    fn knows<'a>(&'a self, topic: &'a str, partitions: i32) -> BoxFuture<'a, bool> {
+        let (plain, packed) = {
+            let producers = self.producers.read().unwrap_or_else(PoisonError::into_inner);
+            (Arc::clone(&producers.plain), Arc::clone(&producers.packed))
+        };
+        let topic = topic.to_owned();
         Box::pin(async move {
-            let known = async {
-                // An answer to such a question is what a producer learns from, and the brokers learn one after the other.
-                while !self.ask_again(topic.to_owned(), partitions).await {
-                    tokio::time::sleep(LEARN_AGAIN).await;
-                }
-            };
-            tokio::time::timeout(within, known).await.map_err(|_| PublishError::TimedOut)
+            let asked = tokio::task::spawn_blocking(move || {
+                let knows = |producer: &ThreadedProducer<Context>| {
+                    let metadata = producer.client().fetch_metadata(Some(&topic), LEARN_TIMEOUT).ok()?;
+                    // A partition without a leader cannot be written yet.
+                    let led = metadata.topics().first()?.partitions().iter().filter(|part| part.leader() >= 0).count();
+                    Some(led as i32 >= partitions)
+                };
+                knows(&plain).unwrap_or(false) && knows(&packed).unwrap_or(false)
+            });
+            asked.await.unwrap_or(false)
         })
     }
 
@@ -247,23 +250,6 @@ impl Publisher for KafkaPublisher {
 }
 
 impl KafkaPublisher {
-    /// Whether both producers have heard of so many partitions that have a leader.
-    async fn ask_again(&self, topic: String, partitions: i32) -> bool {
-        let (plain, packed) = {
-            let producers = self.producers.read().unwrap_or_else(PoisonError::into_inner);
-            (producers.plain.clone(), Arc::clone(&producers.packed))
-        };
-        let asked = tokio::task::spawn_blocking(move || {
-            let knows = |producer: &ThreadedProducer<Context>| {
-                let metadata = producer.client().fetch_metadata(Some(&topic), LEARN_TIMEOUT).ok()?;
-                let led = metadata.topics().first()?.partitions().iter().filter(|partition| partition.leader() >= 0);
-                Some(led.count() as i32 >= partitions)
-            };
-            knows(&plain).unwrap_or(false) && knows(&packed).unwrap_or(false)
-        });
-        asked.await.unwrap_or(false)
-    }
-
     fn send(&self, way: Way, held: Held) {
         if let Err((delivery, error)) = self.try_send(way, held) {
             self.shared.done(*delivery, Err(error));

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use tokio::sync::{oneshot, watch};
 
 use self::log::State;
@@ -155,20 +155,9 @@ impl Publisher for Shared {
         })
     }
 
-    fn learn<'a>(
-        &'a self,
-        topic: &'a str,
-        partitions: i32,
-        within: Duration,
-    ) -> BoxFuture<'a, Result<(), PublishError>> {
-        Box::pin(async move {
-            let known = async {
-                while self.state().topics.get(topic).is_none_or(|known| (known.len() as i32) < partitions) {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
-                }
-            };
-            tokio::time::timeout(within, known).await.map_err(|_| PublishError::TimedOut)
-        })
+    fn knows<'a>(&'a self, topic: &'a str, partitions: i32) -> BoxFuture<'a, bool> {
+        let known = self.state().topics.get(topic).is_some_and(|known| known.len() as i32 >= partitions);
+        Box::pin(ready(known))
     }
 
     fn stats(&self) -> ProducerStats {
