@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use support::{Client, PATIENCE, binary, eventually, http};
 use tidegate_load::clock::Clock;
 use tidegate_load::cluster::Cluster as Nodes;
-use tidegate_load::fleet::{Drain, Fleet, FleetConfig, Mode};
+use tidegate_load::fleet::{Fleet, FleetConfig};
 use tidegate_load::payload::Filling;
 use tidegate_load::population::{GroupClass, Population};
 use tidegate_load::publish::{self, LoadPlan, Publishers};
@@ -347,17 +347,7 @@ fn loses_nothing_while(stage: &Stage, run: &str, happens: impl FnOnce()) {
     let class = GroupClass { name: "all".into(), count: 4, members: 5 };
     let population = Arc::new(Population::new(run, 20, vec![class], 0));
     let clock = Clock::start();
-    let config = FleetConfig {
-        targets: stage.nodes.clients(),
-        tls: None,
-        compression: false,
-        mode: Mode::Follow,
-        drain: Drain::Armed,
-        ramp_per_second: 1_000.0,
-        slow: 0..0,
-        reconnect: true,
-        loads: 3,
-    };
+    let config = FleetConfig::following(stage.nodes.clients(), 1_000.0, 3);
     let fleet = Fleet::start(config, population.clone(), clock).expect("a fleet");
     assert!(fleet.gather(PATIENCE), "{:?}", fleet.progress());
     let plans = [(Via::Stream, 200.0, 1_500), (Via::Rest, 50.0, 300), (Via::Clients, 50.0, 300)];

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::json;
 use support::{Dev, Ended, PATIENCE, binary, eventually, http, signal};
 use tidegate_load::clock::Clock;
-use tidegate_load::fleet::{Drain, Fleet, FleetConfig, Mode};
+use tidegate_load::fleet::{Fleet, FleetConfig};
 use tidegate_load::measure::process::Watched;
 use tidegate_load::node::{Addrs, Node};
 use tidegate_load::payload::Filling;
@@ -26,17 +26,7 @@ fn kill_nine_loses_nothing() {
     let class = GroupClass { name: "all".into(), count: 1, members: 20 };
     let population = Arc::new(Population::new("k", 20, vec![class], 0));
     let clock = Clock::start();
-    let config = FleetConfig {
-        targets: vec![dev.addrs.client],
-        tls: None,
-        compression: false,
-        mode: Mode::Follow,
-        drain: Drain::Armed,
-        ramp_per_second: 1_000.0,
-        slow: 0..0,
-        reconnect: true,
-        loads: 1,
-    };
+    let config = FleetConfig::following(vec![dev.addrs.client], 1_000.0, 1);
     let fleet = Fleet::start(config, population.clone(), clock).expect("a fleet");
     assert!(fleet.gather(PATIENCE), "{:?}", fleet.progress());
     let all = Phase { name: "all".into(), per_second: 1_000.0, until: Until::Messages(4_000) };

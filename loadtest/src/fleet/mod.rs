@@ -62,6 +62,23 @@ pub struct FleetConfig {
     pub loads: usize,
 }
 
+impl FleetConfig {
+    /// Clients over plain connections that read as fast as they can, and come back with their cursors after a break.
+    pub fn following(targets: Vec<SocketAddr>, ramp_per_second: f64, loads: usize) -> FleetConfig {
+        FleetConfig {
+            targets,
+            tls: None,
+            compression: false,
+            mode: Mode::Follow,
+            drain: Drain::Armed,
+            ramp_per_second,
+            slow: 0..0,
+            reconnect: true,
+            loads,
+        }
+    }
+}
+
 /// Counters of a running fleet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Progress {

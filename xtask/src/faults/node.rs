@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use tidegate_load::clock::Clock;
-use tidegate_load::fleet::{Drain, Fleet, FleetConfig, Judgement, Mode};
+use tidegate_load::fleet::{Fleet, FleetConfig, Judgement};
 use tidegate_load::judge::Kind;
 use tidegate_load::node::{Addrs, Node};
 use tidegate_load::payload::Filling;
@@ -107,17 +107,7 @@ fn plan(rate: f64, population: &Population) -> LoadPlan {
 }
 
 fn follow(addrs: &Addrs, population: &Arc<Population>, clock: Clock) -> anyhow::Result<Fleet> {
-    let config = FleetConfig {
-        targets: vec![addrs.client],
-        tls: None,
-        compression: false,
-        mode: Mode::Follow,
-        drain: Drain::Armed,
-        ramp_per_second: 10_000.0,
-        slow: 0..0,
-        reconnect: true,
-        loads: 1,
-    };
+    let config = FleetConfig::following(vec![addrs.client], 10_000.0, 1);
     let fleet = Fleet::start(config, population.clone(), clock).context("the clients could not be started")?;
     if !fleet.gather(SETTLE) {
         bail!("not every client was established within {SETTLE:?}: {:?}", fleet.progress());

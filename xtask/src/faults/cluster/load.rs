@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use tidegate_load::clock::Clock;
 use tidegate_load::cluster::Cluster as Nodes;
-use tidegate_load::fleet::{Drain, Fleet, FleetConfig, Judgement, Mode};
+use tidegate_load::fleet::{Fleet, FleetConfig, Judgement};
 use tidegate_load::payload::Filling;
 use tidegate_load::population::{GroupClass, Population};
 use tidegate_load::publish::{self, Endpoints, LoadPlan, Meter, Published, Publishers};
@@ -63,17 +63,8 @@ impl Load {
         let class = GroupClass { name: CLASS.to_owned(), count: GROUPS, members: lab.clients.div_ceil(GROUPS) };
         let population = Arc::new(Population::new(run, lab.clients, vec![class], 0));
         let clock = Clock::start();
-        let config = FleetConfig {
-            targets: through.unwrap_or_else(|| nodes.clients()),
-            tls: None,
-            compression: false,
-            mode: Mode::Follow,
-            drain: Drain::Armed,
-            ramp_per_second: 2_000.0,
-            slow: 0..0,
-            reconnect: true,
-            loads: LOADS.len(),
-        };
+        let targets = through.unwrap_or_else(|| nodes.clients());
+        let config = FleetConfig::following(targets, 2_000.0, LOADS.len());
         let fleet = Fleet::start(config, Arc::clone(&population), clock).context("the clients could not be started")?;
         if !fleet.gather(SETTLE) {
             bail!("not every client was established within {SETTLE:?}: {:?}", fleet.progress());
