@@ -12,14 +12,14 @@ pub struct Script {
 }
 
 macro_rules! scripts {
-    ($($name:ident = $file:literal),+ $(,)?) => {
-        /// Every script, with its hash made once.
+    ($($name:ident = $($file:literal)and+),+ $(,)?) => {
+        /// Every script, with its hash made once. One of several files is their texts, one after the other.
         #[derive(Debug)]
         pub struct Scripts { $(pub $name: Script),+ }
 
         impl Scripts {
             pub fn new() -> Scripts {
-                Scripts { $($name: Script::new(include_str!(concat!("lua/", $file)))),+ }
+                Scripts { $($name: Script::new(concat!($(include_str!(concat!("lua/", $file))),+))),+ }
             }
         }
     };
@@ -29,8 +29,8 @@ scripts!(
     route_put = "route_put.lua",
     route_drop = "route_drop.lua",
     instance_drop = "instance_drop.lua",
-    head = "head.lua",
-    cursor = "cursor.lua",
+    head = "forward.lua" and "head.lua",
+    cursor = "forward.lua" and "cursor.lua",
     dedup = "dedup.lua",
     hot_put = "hot_put.lua",
     queue_put = "queue_put.lua",
