@@ -185,13 +185,12 @@ impl Presence {
 
     /// What a gateway told, in the order in which it told it.
     pub fn apply(&self, by: &Attached, told: LinkPresence) -> Vec<Change> {
-        let (now, life) = (Timestamp(now_ms()), by.life());
+        let now = Timestamp(now_ms());
         let mut table = self.lock();
         let mut changes = Vec::new();
-        let mut facts = match self.told.get() {
-            Some(_) => routes::facts_of(&life, &told, now),
-            None => Vec::new(),
-        };
+        // Who tells nobody makes no facts.
+        let at = self.told.get().map(|_| by.life());
+        let mut facts = at.as_ref().map_or_else(Vec::new, |at| routes::facts_of(at, &told, now));
         for gone in told.offline {
             let reason = gone.reason.clone();
             let listed = table.remove(by.route, &gone.uid, &gone.connection_id);
@@ -214,8 +213,8 @@ impl Presence {
         if told.all && by.known {
             let unheard = |connection: &Connection| connection.route == by.route && connection.told < by.number;
             table.drop_where(unheard, |uid, connection| {
-                if let Ok(uid) = uid.parse() {
-                    facts.push(Fact::Offline(RouteKey { uid, at: life.clone(), id: connection.id.clone() }));
+                if let (Some(at), Ok(uid)) = (&at, uid.parse()) {
+                    facts.push(Fact::Offline(RouteKey { uid, at: at.clone(), id: connection.id.clone() }));
                 }
                 changes.push(by.change(uid.into(), connection.id, Some(connection.what), false, UNHEARD));
             });
