@@ -7,10 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use hmac::{Hmac, Mac as _};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Client, StatusCode, Url};
 use serde::Serialize;
-use sha2::{Digest as _, Sha256};
+use sha2::Sha256;
 use tidegate_bus::dead_letters::Failure;
 use tidegate_bus::records::OfflinePush;
 use tokio::time::Instant;
@@ -25,8 +26,6 @@ pub(crate) const TIMESTAMP: &str = "tidegate-timestamp";
 const KEY: &str = "idempotency-key";
 /// Failures in a row after which requests are held back for a while.
 const FAILURES_BORNE: u32 = 3;
-/// Of an HMAC over SHA-256.
-const BLOCK: usize = 64;
 
 pub(crate) struct Webhook {
     client: Client,
@@ -205,17 +204,9 @@ pub(crate) fn signature(secret: &[u8], timestamp: &str, body: &[u8]) -> String {
 }
 
 fn hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 32] {
-    let mut block = [0; BLOCK];
-    if key.len() > BLOCK {
-        block[..32].copy_from_slice(&Sha256::digest(key));
-    } else {
-        block[..key.len()].copy_from_slice(key);
-    }
-    let mut inner = Sha256::new_with_prefix(block.map(|byte| byte ^ 0x36));
-    parts.iter().for_each(|part| inner.update(part));
-    let mut outer = Sha256::new_with_prefix(block.map(|byte| byte ^ 0x5c));
-    outer.update(inner.finalize());
-    outer.finalize().into()
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("a key of any length will do");
+    parts.iter().for_each(|part| mac.update(part));
+    mac.finalize().into_bytes().into()
 }
 
 #[cfg(test)]
