@@ -68,7 +68,7 @@ pub struct Producer {
 impl Default for Producer {
     fn default() -> Producer {
         Producer {
-            linger_ms: 2,
+            linger_ms: 5,
             batch_bytes: 128 * 1024,
             compress_above_bytes: 1024,
             buffer_records_max: 200_000,

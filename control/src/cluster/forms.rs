@@ -9,10 +9,10 @@ use crate::message::{KEY_BYTES_MAX, KIND_DEFAULT, check_content, check_line, che
 
 /// The id that the node which took the push in gave it; without it `message_id` is the caller's key.
 pub(super) const ID: &str = "tidegate-id";
-/// Who waits for the result: `node#incarnation`.
+/// Who waits for the result, and by what it knows it: `node#incarnation#corr`.
 pub(super) const REPLY_TO: &str = "tidegate-reply-to";
-/// By what the waiter knows it.
-pub(super) const CORR: &str = "tidegate-corr";
+/// Stands, empty, on a record of ours that none of the former two says to be ours: its key is its stream.
+pub(super) const KEYED: &str = "tidegate-keyed";
 /// Stands on a record that was found in another partition than its stream's and was put where it belongs.
 pub(super) const REKEYED: &str = "tidegate-rekeyed-from";
 
@@ -134,9 +134,14 @@ pub(super) fn push_of(upstream: Upstream, id: Option<MessageId>) -> Result<Push,
 }
 
 pub(super) fn reply_to(record: &Record) -> Option<ReplyTo> {
-    let to = std::str::from_utf8(record.header(REPLY_TO)?).ok()?;
-    let (node, incarnation) = to.rsplit_once('#')?;
-    Some(ReplyTo { node: node.to_owned(), incarnation: incarnation.parse().ok()?, corr: number(record, CORR)? })
+    let mut parts = std::str::from_utf8(record.header(REPLY_TO)?).ok()?.rsplitn(3, '#');
+    let (corr, incarnation) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some(ReplyTo { node: parts.next()?.to_owned(), incarnation, corr })
+}
+
+/// One of us appended it, under the key of its stream.
+pub(super) fn is_keyed(record: &Record) -> bool {
+    record.headers.iter().any(|(name, _)| matches!(&**name, REPLY_TO | ID | KEYED))
 }
 
 fn number(record: &Record, header: &str) -> Option<u64> {
@@ -222,9 +227,11 @@ mod tests {
 
     #[test]
     fn who_waits_is_named_by_node_and_incarnation() {
-        let headers = [(REPLY_TO, "control-1#42"), (CORR, "7")];
+        let headers = [(REPLY_TO, "control-1#42#7")];
         let expected = ReplyTo { node: "control-1".to_owned(), incarnation: 42, corr: 7 };
         assert_eq!(reply_to(&record(Vec::new(), &headers)), Some(expected));
-        assert_eq!(reply_to(&record(Vec::new(), &[(REPLY_TO, "x")])), None);
+        for bad in ["x", "x#1", "x#y#1", "x#1#y"] {
+            assert_eq!(reply_to(&record(Vec::new(), &[(REPLY_TO, bad)])), None, "{bad}");
+        }
     }
 }

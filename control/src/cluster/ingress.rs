@@ -19,7 +19,7 @@ use tidegate_control_core::domain::{ErrorCode, MessageId, PartitionId, Refusal};
 use tidegate_control_core::partition::{Push, Reply, stream_of};
 use tokio::sync::watch;
 
-use super::forms::{self, CORR, ID, REPLY_TO};
+use super::forms::{self, ID, KEYED, REPLY_TO};
 use super::ids::Ids;
 use crate::guard::Guard;
 use crate::runtime::{Answer, Gather, late};
@@ -67,7 +67,7 @@ pub(crate) struct Ingress {
     pub partitions: u32,
     pub mapping: watch::Receiver<Mapping>,
     /// `node#incarnation`.
-    pub reply_to: Bytes,
+    pub reply_to: String,
     pub results: Arc<Results>,
     pub ids: Arc<Ids>,
     /// The bus refused or lost the last thing that was published.
@@ -108,59 +108,69 @@ impl Ingress {
     /// As [`Ingress::take`], while the topic is not growing.
     pub fn append(self: &Arc<Self>, gather: &Arc<Gather>, pushes: Vec<(usize, Box<Push>)>) {
         let mapping = self.mapping.borrow().clone();
-        let submission = self.results.wait(gather, pushes.iter().map(|(place, _)| *place).collect());
+        // Who is content with a durable message hears nothing of its sequencer.
+        let waiting = pushes.iter().filter(|(_, push)| !push.ack_durable).map(|(place, _)| *place).collect();
+        let submission = self.results.wait(gather, waiting);
         let mut placings = Vec::with_capacity(pushes.len());
-        let now = wall_clock_ms();
-        for (at, (place, mut push)) in pushes.into_iter().enumerate() {
+        let (mut at, now) = (0, wall_clock_ms());
+        for (place, mut push) in pushes {
+            let corr = (!push.ack_durable).then_some(submission << PLACE_BITS | at);
+            at += u64::from(corr.is_some());
             // A caller's key is the message's name in the topic; without one it is named by us.
-            let corr = submission << PLACE_BITS | at as u64;
             if push.message_id.is_none() {
                 push.id = self.ids.next();
             }
             if push.message_id.is_none() && push.id.is_none() && push.sender.is_none() {
-                let mut name = self.reply_to.to_vec();
-                name.extend_from_slice(format!("#{corr}").as_bytes());
-                push.message_id = String::from_utf8(name).ok().map(Into::into);
+                push.message_id = Some(format!("{}#{submission}#{place}", self.reply_to).into());
             }
-            let Some(permit) = self.guard.allow() else {
-                self.results.done(corr);
-                gather.answer(place, Err(unavailable()));
-                continue;
+            let taken = match self.guard.allow() {
+                None => Err(unavailable()),
+                Some(permit) => match self.publisher.publish(self.outgoing(&mapping, &push, corr, now)) {
+                    Ok(placing) => Ok(Taken { place, id: push.id, corr, placing, permit }),
+                    Err(error) => Err(self.refusal(&error)),
+                },
             };
-            let outgoing = self.outgoing(&mapping, &push, corr, now);
-            let (id, durable) = (push.id, push.ack_durable);
-            match self.publisher.publish(outgoing) {
-                Ok(placing) => placings.push(Taken { at, place, id, durable, placing, permit }),
-                Err(error) => self.failed(gather, corr, place, &error),
+            match taken {
+                Ok(taken) => placings.push(taken),
+                Err(refusal) => self.refuse(gather, corr, place, refusal),
             }
         }
         let (ingress, gather) = (Arc::clone(self), Arc::clone(gather));
-        tokio::spawn(async move {
-            for Taken { at, place, id, durable, placing, permit } in placings {
-                let placed = placing.await;
-                let away = placed.as_ref().is_err_and(PublishError::is_dependency);
-                ingress.guard.record(permit, if away { Outcome::Failure } else { Outcome::Success });
-                match placed {
-                    Ok(_) => {
-                        ingress.failing.store(false, Ordering::Relaxed);
-                        gather.placed(place, id);
-                        if durable {
-                            gather.answer(place, Ok(Reply::Queued { id }));
-                        }
-                    }
-                    Err(error) => ingress.failed(&gather, submission << PLACE_BITS | at as u64, place, &error),
-                }
-            }
-        });
+        tokio::spawn(async move { ingress.settle(&gather, placings).await });
     }
 
-    fn outgoing(&self, mapping: &Mapping, push: &Push, corr: u64, now: i64) -> Outgoing {
+    /// Waits for the bus, and tells what is known then.
+    async fn settle(&self, gather: &Gather, placings: Vec<Taken>) {
+        for Taken { place, id, corr, placing, permit } in placings {
+            let placed = placing.await;
+            let away = placed.as_ref().is_err_and(PublishError::is_dependency);
+            self.guard.record(permit, if away { Outcome::Failure } else { Outcome::Success });
+            match (placed, corr) {
+                (Ok(_), corr) => {
+                    self.failing.store(false, Ordering::Relaxed);
+                    match corr {
+                        Some(_) => gather.placed(place, id),
+                        None => gather.answer(place, Ok(Reply::Queued { id })),
+                    }
+                }
+                (Err(error), corr) => self.refuse(gather, corr, place, self.refusal(&error)),
+            }
+        }
+    }
+
+    /// `corr`: of who waits for the sequencer's word.
+    fn outgoing(&self, mapping: &Mapping, push: &Push, corr: Option<u64>, now: i64) -> Outgoing {
         let stream = stream_of(push);
         let partition = PartitionId::of(&stream, self.partitions);
-        let mut headers =
-            vec![(REPLY_TO.into(), self.reply_to.clone()), (CORR.into(), Bytes::from(corr.to_string().into_bytes()))];
-        if let (Some(id), None) = (push.id, &push.message_id) {
-            headers.push((ID.into(), Bytes::from(id.to_string().into_bytes())));
+        let mut headers = Vec::with_capacity(2);
+        if let Some(corr) = corr {
+            headers.push((REPLY_TO.into(), format!("{}#{corr}", self.reply_to).into()));
+        }
+        if let (Some(MessageId(id)), None) = (push.id, &push.message_id) {
+            headers.push((ID.into(), id.to_string().into()));
+        }
+        if headers.is_empty() {
+            headers.push((KEYED.into(), Bytes::new()));
         }
         Outgoing {
             topic: self.topic.clone().into(),
@@ -171,26 +181,30 @@ impl Ingress {
         }
     }
 
-    fn failed(&self, gather: &Gather, corr: u64, place: usize, error: &PublishError) {
+    fn refuse(&self, gather: &Gather, corr: Option<u64>, place: usize, refusal: Refusal) {
+        if let Some(corr) = corr {
+            self.results.done(corr);
+        }
+        gather.answer(place, Err(refusal));
+    }
+
+    fn refusal(&self, error: &PublishError) -> Refusal {
         self.failing.store(true, Ordering::Relaxed);
-        self.results.done(corr);
-        let answer = match error {
+        match error {
             PublishError::TimedOut => late(),
             PublishError::TooLarge { .. } => Refusal::new(ErrorCode::TooLarge, "the message is too large for the bus"),
             error => {
                 tracing::debug!(%error, "a push was not appended");
                 unavailable()
             }
-        };
-        gather.answer(place, Err(answer));
+        }
     }
 }
 
 struct Taken {
-    at: usize,
     place: usize,
     id: Option<MessageId>,
-    durable: bool,
+    corr: Option<u64>,
     placing: Placing,
     permit: Permit,
 }
@@ -202,10 +216,13 @@ fn unavailable() -> Refusal {
 }
 
 impl Results {
-    /// Returns the number of the submission.
+    /// Returns the number of the submission. Nothing is kept where nobody waits.
     fn wait(&self, gather: &Arc<Gather>, places: Vec<usize>) -> u64 {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let left = places.len();
+        if left == 0 {
+            return number;
+        }
         let waiting = Waiting { gather: Arc::clone(gather), places, left, since: Instant::now() };
         self.lock().insert(number, waiting);
         number

@@ -226,7 +226,7 @@ impl Cluster {
             format: settings.format,
             partitions,
             mapping: mapping.clone(),
-            reply_to: format!("{}#{incarnation}", config.node).into_bytes().into(),
+            reply_to: format!("{}#{incarnation}", config.node),
             results: Arc::clone(&results),
             ids: Arc::clone(&ids),
             failing: Arc::clone(&failing),

@@ -215,8 +215,10 @@ impl Work {
                 self.take(together).await?;
             }
         } else if ours > share && self.somebody_lacks(&logic, &owners) {
-            let above: Vec<PartitionId> =
-                self.held.keys().rev().take(((ours - share) as usize).min(RELEASES_MAX)).copied().collect();
+            let mut above: Vec<PartitionId> = self.held.keys().copied().collect();
+            self.by_source(&mut above);
+            above.reverse();
+            above.truncate(((ours - share) as usize).min(RELEASES_MAX));
             for partition in above {
                 tracing::info!(partition = partition.0, "let go for another node");
                 self.let_go(partition).await?;
@@ -245,12 +247,19 @@ impl Work {
             let owner = entry.parse::<Owner>();
             owner.is_ok_and(|owner| owner.node == self.own.me.node && owner.incarnation == self.own.me.incarnation)
         };
-        let free = all.filter(|partition| {
+        let is_free = |partition: &PartitionId| {
             owners.get(&self.own.names.owner(partition.0)).is_none_or(is_ours)
                 && !self.held.contains_key(partition)
                 && self.not_before.get(partition).is_none_or(|at| *at <= now)
-        });
-        free.collect()
+        };
+        let mut free: Vec<PartitionId> = all.filter(is_free).collect();
+        self.by_source(&mut free);
+        free
+    }
+
+    /// Partitions whose messages stand together stand together: every node that owns one of them reads them all.
+    fn by_source(&self, partitions: &mut [PartitionId]) {
+        partitions.sort_by_key(|partition| (self.own.opener.upstream.source_of(*partition), *partition));
     }
 
     fn somebody_lacks(&self, logic: &BTreeSet<String>, owners: &BTreeMap<String, Entry>) -> bool {

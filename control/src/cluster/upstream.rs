@@ -24,7 +24,7 @@ use tidegate_control_core::ports::Consumed;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::forms::{self, NoPush, REKEYED, REPLY_TO, ReplyTo};
+use super::forms::{self, NoPush, REKEYED, ReplyTo};
 use super::ingress::{Mapping, Results, wall_clock_ms};
 use super::node::Peers;
 use super::seats::Hosted;
@@ -125,6 +125,11 @@ impl Upstream {
             lag: Arc::default(),
             sources: Mutex::default(),
         }
+    }
+
+    /// Where a partition's messages stand.
+    pub fn source_of(&self, partition: PartitionId) -> u32 {
+        self.mapping.borrow().source_of(partition)
     }
 
     /// Feeds a partition from its place on, until the task is aborted or the partition's thread ends.
@@ -438,11 +443,8 @@ impl Source {
     /// Whose record it is. What belongs into another source is the affair of the partition that is numbered like this one.
     fn partition_of(&self, record: &Record) -> PartitionId {
         let keyed = || std::str::from_utf8(record.key.as_deref()?).ok()?.parse::<StreamKey>().ok();
-        let stream = if record.header(REPLY_TO).is_some() {
-            keyed()
-        } else {
-            forms::decode(record).ok().map(|push| stream_of(&push))
-        };
+        let stream =
+            if forms::is_keyed(record) { keyed() } else { forms::decode(record).ok().map(|push| stream_of(&push)) };
         let home = stream.map(|stream| PartitionId::of(&stream, self.upstream.partitions));
         match home {
             Some(home) if self.upstream.mapping.borrow().source_of(home) == self.source => home,

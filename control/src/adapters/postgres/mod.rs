@@ -12,6 +12,7 @@
 //! Every method blocks: none may be called where futures run.
 
 mod changes;
+mod copy;
 mod error;
 mod migrations;
 mod reader;
@@ -21,6 +22,7 @@ mod rows;
 mod session;
 mod spread;
 mod sql;
+mod tail;
 mod tls;
 mod writer;
 
@@ -39,6 +41,7 @@ use changes::Changes;
 use reader::{Shared, column};
 use retention::{Horizon, Retention};
 use session::{Engine, Pool, Session};
+use tail::Tail;
 use writer::Writer;
 
 pub use error::{Failure, OpenError};
@@ -123,7 +126,6 @@ struct Identity {
 #[derive(Debug)]
 struct Unsettled {
     upto: Lsn,
-    newest: Timestamp,
     digest: [u8; 32],
 }
 
@@ -153,6 +155,7 @@ impl Postgres {
             pool: Arc::clone(&self.pool),
             partition,
             last_lsn: AtomicU64::new(last.0),
+            tail: Tail::new(last),
         });
         Ok(PostgresStore {
             reader: PostgresReader::new(Arc::clone(&shared)),
@@ -175,6 +178,7 @@ impl Postgres {
             pool: Arc::clone(&self.pool),
             partition,
             last_lsn: AtomicU64::new(0),
+            tail: Tail::default(),
         }))
     }
 
@@ -235,10 +239,13 @@ impl PostgresStore {
         }
     }
 
-    fn advance(&mut self, upto: Lsn, newest: Timestamp, progress: Progress) -> Lsn {
+    /// The batch stands.
+    fn advance(&mut self, records: &[Record], newest: Timestamp, progress: Progress) -> Lsn {
+        let upto = Lsn(self.last_lsn().0 + records.len() as u64);
         self.unsettled = None;
         self.progress.advance(progress);
         self.last_timestamp = self.last_timestamp.max(newest);
+        self.shared.tail.push(upto, records);
         self.shared.last_lsn.store(upto.0, Ordering::Release);
         upto
     }
@@ -246,30 +253,28 @@ impl PostgresStore {
     fn commit_batch(&mut self, records: &[Record], progress: Progress) -> Result<Lsn, Failure> {
         let last = self.last_lsn();
         let changes = Changes { progress, ..Changes::of(last, records) };
-        let upto = Lsn(last.0 + records.len() as u64);
-        let batch = Unsettled { upto, newest: changes.newest, digest: digest(&changes) };
         if self.writer.is_none() && self.reconnect()? {
-            let stands = self.unsettled.as_ref().is_some_and(|unsettled| unsettled.digest == batch.digest);
+            let stands = self.unsettled.as_ref().is_some_and(|unsettled| unsettled.digest == digest(&changes));
             if !stands {
                 return Err(Failure::damaged("a batch was committed in doubt, and another one follows it"));
             }
-            return Ok(self.advance(batch.upto, batch.newest, progress));
+            return Ok(self.advance(records, changes.newest, progress));
         }
         self.unsettled = None;
         let Some(writer) = &mut self.writer else { return Err(Failure::damaged("no connection")) };
         let Err(failure) = self.shared.engine.wait(writer.write(last, &changes)) else {
-            return Ok(self.advance(batch.upto, batch.newest, progress));
+            return Ok(self.advance(records, changes.newest, progress));
         };
         self.writer = None;
         if matches!(failure, Failure::Fenced | Failure::Damaged(_)) {
             return Err(failure);
         }
-        let (upto, newest) = (batch.upto, batch.newest);
-        self.unsettled = Some(batch);
+        let upto = Lsn(last.0 + records.len() as u64);
+        self.unsettled = Some(Unsettled { upto, digest: digest(&changes) });
         tracing::warn!(%failure, "a batch was not committed, or it was not heard that it was");
         // Often the server is there all the same, and then the batch is settled at once.
         match self.reconnect() {
-            Ok(true) => Ok(self.advance(upto, newest, progress)),
+            Ok(true) => Ok(self.advance(records, changes.newest, progress)),
             Err(fenced @ (Failure::Fenced | Failure::Damaged(_))) => Err(fenced),
             Ok(false) | Err(_) => Err(failure),
         }

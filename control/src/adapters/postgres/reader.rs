@@ -17,6 +17,7 @@ use tokio_postgres::types::FromSql;
 use super::error::Failure;
 use super::session::{Engine, Params, Pool};
 use super::sql;
+use super::tail::Tail;
 use crate::adapters::embedded::codec;
 
 /// Cheap to clone; all clones share the pool of their store.
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     pub partition: PartitionId,
     /// The newest record of a commit that has returned.
     pub last_lsn: AtomicU64,
+    /// What this owner committed last.
+    pub tail: Tail,
 }
 
 impl PostgresReader {
@@ -208,7 +211,10 @@ impl StoreReader for PostgresReader {
     }
 
     fn replay(&self, from: Lsn, limit: PageLimit) -> Result<Option<ReplayPage>, StoreError> {
-        Ok(self.read_replay(from, limit)?)
+        match self.0.tail.after(from, limit) {
+            Some(page) => Ok(Some(page)),
+            None => Ok(self.read_replay(from, limit)?),
+        }
     }
 }
 

@@ -74,7 +74,8 @@ pub(super) async fn trim(
         };
         let end = if trimmed.is_ok() { "commit" } else { "rollback" };
         session.client().batch_execute(end).await?;
-        let trimmed = trimmed?;
+        let Some((trimmed, last)) = trimmed? else { break };
+        shared.tail.trim(last);
         total += trimmed;
         if trimmed < TRIM_RECORDS_MAX as u64 {
             break;
@@ -93,8 +94,9 @@ async fn still_owns(session: &mut Session, partition: i32, owner: OwnerEpoch) ->
     }
 }
 
-/// The oldest records with their places, and where their streams begin then, in one transaction.
-async fn trim_some(session: &mut Session, partition: i32, horizon: Horizon) -> Result<u64, Failure> {
+/// The oldest records with their places, and where their streams begin then, in one transaction. How many went, and which was
+/// the last.
+async fn trim_some(session: &mut Session, partition: i32, horizon: Horizon) -> Result<Option<(u64, Lsn)>, Failure> {
     let upto = horizon.upto.0 as i64;
     let rows = session.query(sql::TRIMMABLE, &[&partition, &upto, &TRIM_RECORDS_MAX]).await?;
     let mut records: Vec<(i64, Record)> = Vec::with_capacity(rows.len());
@@ -104,7 +106,7 @@ async fn trim_some(session: &mut Session, partition: i32, horizon: Horizon) -> R
         }
         records.push((column(row, 0)?, record(column(row, 2)?)?));
     }
-    let Some((last, _)) = records.last() else { return Ok(0) };
+    let Some((last, _)) = records.last() else { return Ok(None) };
     let mut places = (Vec::new(), Vec::new(), Vec::new());
     // Sequence and order matter less than that each stands once: one statement changes a row once.
     let mut firsts: BTreeMap<(&StreamKey, u64), u64> = BTreeMap::new();
@@ -123,5 +125,5 @@ async fn trim_some(session: &mut Session, partition: i32, horizon: Horizon) -> R
     session.execute(sql::TRIM_PLACES, &[&partition, &places.0, &places.1, &places.2]).await?;
     session.execute(sql::TRIM_RECORDS, &[&partition, last]).await?;
     session.execute(sql::TRIMMED, &[&partition, last]).await?;
-    Ok(records.len() as u64)
+    Ok(Some((records.len() as u64, Lsn(*last as u64))))
 }

@@ -9,14 +9,17 @@ use crate::adapters::embedded::codec::role_number;
 
 pub(super) type Column<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
-/// In the order in which they are to be sent. The partition, which is the first parameter of each, is not among them.
-pub(super) fn statements(changes: &Changes) -> Vec<(&'static str, Vec<Column<'_>>)> {
+/// In the order in which they are to be sent. The partition, which is the first parameter of each, is not among them. Where
+/// records and places are `copied`, they are left out.
+pub(super) fn statements(changes: &Changes, copied: bool) -> Vec<(&'static str, Vec<Column<'_>>)> {
     let mut all = Vec::new();
-    if !changes.records.is_empty() {
+    if !changes.records.is_empty() && !copied {
         all.push((sql::RECORDS, records(changes)));
     }
     if !changes.places.is_empty() {
-        all.push((sql::PLACES, places(changes)));
+        if !copied {
+            all.push((sql::PLACES, places(changes)));
+        }
         all.push((sql::HEADS, heads(changes)));
     }
     if !changes.dedup.is_empty() {

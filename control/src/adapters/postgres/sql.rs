@@ -28,6 +28,11 @@ pub const PLACES: &str = "insert into places (partition, stream, epoch, seq, lsn
      select $1::integer, * from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
          $7::integer[])";
 
+/// As [`RECORDS`] and [`PLACES`], for many rows.
+pub const COPY_RECORDS: &str = "copy records (partition, lsn, ts, record) from stdin (format binary)";
+
+pub const COPY_PLACES: &str = "copy places (partition, stream, epoch, seq, lsn, ts, size) from stdin (format binary)";
+
 pub const HEADS: &str = "insert into heads as h (partition, stream, epoch, head, first, last_lsn, last_ts)
      select $1::integer, * from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
          $7::bigint[])

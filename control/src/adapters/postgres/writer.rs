@@ -10,6 +10,7 @@ use tidegate_control_core::domain::{Lsn, OwnerEpoch, PartitionId};
 use tokio_postgres::types::ToSql;
 
 use super::changes::Changes;
+use super::copy::{self, Copies};
 use super::error::Failure;
 use super::session::{Engine, Params, Session};
 use super::{rows, sql};
@@ -21,6 +22,7 @@ pub(super) struct Writer {
     owner: i64,
     /// Number of this connection.
     number: i64,
+    copies: Copies,
 }
 
 impl Writer {
@@ -36,13 +38,14 @@ impl Writer {
         for statement in sql::WRITES {
             session.prepare(statement).await?;
         }
-        Ok((Writer { session, partition, owner, number }, last))
+        let copies = Copies::prepare(session.client()).await?;
+        Ok((Writer { session, partition, owner, number, copies }, last))
     }
 
     /// Writes a batch that follows `last`. Requests leave together and are answered together; only then it is committed.
     pub async fn write(&mut self, last: Lsn, changes: &Changes) -> Result<(), Failure> {
-        let mut requests = Vec::new();
-        for (sql, columns) in rows::statements(changes) {
+        let (mut requests, copied) = (Vec::new(), copy::pays_for(changes));
+        for (sql, columns) in rows::statements(changes, copied) {
             requests.push((self.session.prepare(sql).await?, columns));
         }
         let fence = self.session.prepare(sql::ADVANCE).await?;
@@ -62,11 +65,18 @@ impl Writer {
             let params: Vec<_> = std::iter::once(&self.partition as &(dyn ToSql + Sync)).chain(columns).collect();
             client.query(statement, &params).await
         });
-        let (fenced, written) = join(fenced, join_all(writes)).await;
+        let copying = async {
+            match copied {
+                true => self.copies.write(client, self.partition, changes).await,
+                false => Ok(()),
+            }
+        };
+        let (fenced, (written, copied)) = join(fenced, join(join_all(writes), copying)).await;
         if fenced? != 1 {
             client.batch_execute("rollback").await?;
             return Err(self.why_fenced(last).await);
         }
+        copied?;
         let mut answers = Vec::with_capacity(written.len());
         for answer in written {
             answers.push(answer?);
