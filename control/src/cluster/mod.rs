@@ -45,6 +45,7 @@ use tidegate_bus::dead_letters::HandlingStats;
 use tidegate_bus::kafka::KafkaBus;
 use tidegate_bus::port::{Bus, BusError};
 use tidegate_bus::topics::LOGIC_GROUP;
+use tidegate_control_core::breaker::BreakerConfig;
 use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionConfig;
 use tidegate_control_core::ports::StoreReader;
@@ -60,7 +61,6 @@ use crate::api::auth::ServiceTokens;
 use crate::cache::routes::Routes;
 use crate::config::ClusterConfig;
 use crate::endpoints::Endpoints;
-use crate::guard::Guard;
 use crate::metrics::{GroupFigures, Metrics};
 use crate::presence::Presence;
 use crate::records::Feed;
@@ -151,9 +151,6 @@ pub(crate) struct ClusterState {
     upstream: String,
     consumers: Vec<Arc<Consumer>>,
     history: Arc<[AtomicU64; 2]>,
-    /// Of all who ask the store, and of the bus.
-    pub store_guard: Arc<Guard>,
-    pub bus_guard: Arc<Guard>,
     pub cache: Option<SharedCache>,
     /// Users who are connected elsewhere.
     pub routes: Option<Arc<Routes>>,
@@ -216,7 +213,7 @@ impl Cluster {
         let publisher = bus.publisher();
         let (results, ids) = (Arc::new(Results::default()), Arc::new(Ids::default()));
         let failing = Arc::new(AtomicBool::new(false));
-        let (store_guard, bus_guard) = (Arc::new(Guard::default()), Arc::new(Guard::default()));
+        let [store_guard, bus_guard] = ["store", "bus"].map(|name| metrics.guard(name, BreakerConfig::default()));
         let near = beginning.cache.map(|cache| Near::new(cache, &metrics, &presence));
         let seats = Arc::new(Seats::new(partitions));
         let peers = Arc::new(Peers::new(beginning.authorization));
@@ -230,7 +227,7 @@ impl Cluster {
             results: Arc::clone(&results),
             ids: Arc::clone(&ids),
             failing: Arc::clone(&failing),
-            guard: Arc::clone(&bus_guard),
+            guard: bus_guard,
         });
         let recent = near.as_ref().map(|near| near.recent.clone());
         let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress, recent));
@@ -264,7 +261,7 @@ impl Cluster {
             routes: Arc::new(PresenceRoutes { here: Arc::clone(&here), peers: Arc::clone(&peers) }),
             reader: Arc::clone(&reader) as Arc<dyn StoreReader>,
             spread: Arc::clone(&spread),
-            metrics: metrics.tasks.clone(),
+            metrics: Arc::clone(&metrics),
             stopping: beginning.stopping.clone(),
         })?;
         let (registered_sender, registered) = watch::channel(false);
@@ -273,8 +270,6 @@ impl Cluster {
             failing,
             lag: Arc::clone(&upstream.lag),
             bus: Arc::clone(&bus),
-            store_guard: Arc::clone(&store_guard),
-            bus_guard,
             cache: near.as_ref().map(|near| Arc::clone(&near.memory.cache)),
             routes: near.as_ref().map(|near| Arc::clone(&near.routes)),
             seats: Arc::clone(&seats),
@@ -300,7 +295,7 @@ impl Cluster {
             feed: beginning.feed,
             tellers: beside.tellers,
             memory: near.as_ref().map(|near| near.memory.clone()),
-            store_guard: Arc::clone(&store_guard),
+            store_guard,
         };
         let ttl = Duration::from_millis(config.lease_ttl_ms.into());
         let endpoints = Arc::new(Endpoints::default());
