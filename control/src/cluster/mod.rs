@@ -211,7 +211,7 @@ impl Cluster {
         let (mapping_sender, mapping) = watch::channel(growth::mapping(&registry, &names, has as u32).await?);
         let incarnation = random()?;
         let publisher = bus.publisher();
-        let (results, ids) = (Arc::new(Results::default()), Arc::new(Ids::default()));
+        let (results, ids) = (Arc::new(Results::of(incarnation)), Arc::new(Ids::default()));
         let failing = Arc::new(AtomicBool::new(false));
         let [store_guard, bus_guard] = ["store", "bus"].map(|name| metrics.guard(name, BreakerConfig::default()));
         let near = beginning.cache.map(|cache| Near::new(cache, &metrics, &presence));
