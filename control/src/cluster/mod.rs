@@ -23,6 +23,7 @@ pub(crate) mod ingress;
 mod lookups;
 mod memory;
 pub(crate) mod node;
+mod older;
 mod opening;
 mod outbox;
 mod outlet;
@@ -72,6 +73,7 @@ use ingress::{Ingress, Results};
 use lookups::Lookups;
 use memory::Near;
 use node::{NodeService, Peers};
+use older::{Older, Trail};
 use opening::Opener;
 use ownership::Ownership;
 use ring::RingKeeper;
@@ -229,8 +231,19 @@ impl Cluster {
             failing: Arc::clone(&failing),
             guard: bus_guard,
         });
+        let reader = Arc::new(Lookups {
+            store: SpreadReader::new(&postgres),
+            seconds: metrics.store_seconds(),
+            guard: Arc::clone(&store_guard),
+            caches: near.as_ref().map(|near| Arc::clone(&near.memory.caches)),
+        });
+        let core = PartitionConfig { partitions, auto_groups: beginning.auto_groups, ..PartitionConfig::default() };
         let recent = near.as_ref().map(|near| near.recent.clone());
-        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress, recent));
+        let older = beginning.tasks.history.then(|| {
+            let (topic, store) = (settings.topics.history.name.clone(), Arc::clone(&reader) as Arc<dyn Trail>);
+            Older::new(Arc::clone(&bus), topic, store, core.group_history, metrics.tally("history"))
+        });
+        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress, (recent, older)));
         let upstream = Arc::new(Upstream::new(Parts {
             bus: Arc::clone(&bus),
             topic,
@@ -246,12 +259,6 @@ impl Cluster {
             incarnation,
         }));
         let here = Arc::new(Here::new(Arc::clone(&seats), presence, routes::SETTLE));
-        let reader = Arc::new(Lookups {
-            store: SpreadReader::new(&postgres),
-            seconds: metrics.store_seconds(),
-            guard: Arc::clone(&store_guard),
-            caches: near.as_ref().map(|near| Arc::clone(&near.memory.caches)),
-        });
         let beside = Beside::begin(beside::Parts {
             bus: Arc::clone(&bus),
             settings: settings.clone(),
@@ -285,7 +292,6 @@ impl Cluster {
             roles: config.roles.clone(),
             waits: true,
         };
-        let core = PartitionConfig { partitions, auto_groups: beginning.auto_groups, ..PartitionConfig::default() };
         let opener = Opener {
             postgres: postgres.clone(),
             config: core,
