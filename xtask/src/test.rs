@@ -9,7 +9,7 @@ use anyhow::bail;
 use crate::command::{self, cache, cargo};
 use crate::sim;
 use runner::Job;
-use suite::Executable;
+use suite::{Env, Executable};
 use times::Times;
 
 /// Test files whose gateway or node takes its driver from TIDEGATE_IO, and that are about what a socket does.
@@ -64,7 +64,7 @@ fn run_all(cargo: &str, times: &mut Times) -> anyhow::Result<()> {
 fn jobs(all: &[Executable]) -> anyhow::Result<Vec<Job<'_>>> {
     const EPOLL: (&str, &str) = ("TIDEGATE_IO", "epoll");
     const TLS: (&str, &str) = ("TIDEGATE_TEST_TLS", "1");
-    let ways: [(&[&str], &[(&str, &str)]); 3] =
+    let ways: [(&[&str], Env<'_>); 3] =
         [(&SPEAK_TO_A_GATEWAY, &[EPOLL]), (&SPEAK_TLS, &[TLS]), (&SPEAK_TLS, &[EPOLL, TLS])];
     let mut jobs: Vec<Job<'_>> = all.iter().map(|executable| Job { executable, settings: &[] }).collect();
     for (tests, settings) in ways {

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 
-use super::suite::Executable;
+use super::suite::{Env, Executable};
 use super::times::Times;
 
 /// One executable with what its environment says beside.
 #[derive(Clone)]
 pub struct Job<'a> {
     pub executable: &'a Executable,
-    pub settings: &'a [(&'a str, &'a str)],
+    pub settings: Env<'a>,
 }
 
 impl Job<'_> {

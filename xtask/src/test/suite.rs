@@ -9,6 +9,9 @@ use serde::Deserialize;
 
 use crate::command;
 
+/// What a run has in its environment beside what is there.
+pub type Env<'a> = &'a [(&'a str, &'a str)];
+
 /// One test executable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Executable {
