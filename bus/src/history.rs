@@ -1,6 +1,7 @@
 //! What a stream missed, from the long history: the topic that keeps sequenced messages, read by offset.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::port::{Bus, BusError, Record, Start};
@@ -37,40 +38,77 @@ pub struct Range {
     pub next: Option<i64>,
 }
 
+/// Where a scan begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begin {
+    Offset(i64),
+    /// The first record that is not older, in milliseconds since the Unix epoch.
+    Time(i64),
+}
+
+/// A way through one partition, record by record.
+#[derive(Clone, Debug)]
+pub struct Scan<'a> {
+    pub topic: &'a str,
+    pub partition: i32,
+    pub begin: Begin,
+    /// Records that are looked at.
+    pub scan_max: usize,
+}
+
+/// The partition where a key belongs now. Error: there is no such topic.
+pub async fn home(bus: &dyn Bus, topic: &str, key: &[u8]) -> Result<i32, BusError> {
+    let state = bus.admin().describe(topic).await?.ok_or_else(|| BusError::UnknownTopic(topic.to_owned()))?;
+    Ok(partition_of(key, state.partitions))
+}
+
+/// Shows records to `look` until it breaks off, or a bound or the end is reached. Returns where to go on; `None`: everything that
+/// was there when it began has been seen. What retention took is passed over. Dropping the future loses nothing.
+///
 /// Reads with a partition reader of its own and takes turns with others on that partition; after ten seconds without a turn it
 /// is [`BusError::OpenAlready`].
-pub async fn read(bus: &dyn Bus, query: &Query<'_>, from: Option<i64>) -> Result<Range, BusError> {
+pub async fn scan(
+    bus: &dyn Bus,
+    scan: &Scan<'_>,
+    mut look: impl FnMut(Record) -> ControlFlow<()> + Send,
+) -> Result<Option<i64>, BusError> {
+    let &Scan { topic, partition, begin, scan_max } = scan;
     let admin = bus.admin();
-    let topic = query.topic;
-    let partition = match query.partition {
-        Some(partition) => partition,
-        None => {
-            let state = admin.describe(topic).await?.ok_or_else(|| BusError::UnknownTopic(topic.to_owned()))?;
-            partition_of(query.key, state.partitions)
-        }
-    };
     let marks = admin.watermarks(topic, partition).await?;
-    let from = match from {
-        Some(from) => from,
-        None => {
-            let offsets = admin.offsets_at(topic, query.since_ms).await?;
+    let from = match begin {
+        Begin::Offset(from) => from,
+        Begin::Time(since_ms) => {
+            let offsets = admin.offsets_at(topic, since_ms).await?;
             offsets.iter().find(|(known, _)| *known == partition).map_or(marks.high, |(_, offset)| *offset)
         }
     };
-    let from = from.max(marks.low);
-    let mut range = Range::default();
-    let mut scanned = 0;
-    let mut pages = Pages::open(bus, topic, partition, from, marks.high).await?;
-    while let Some(record) = pages.next().await? {
-        if scanned >= query.scan_max || range.records.len() >= query.found_max {
-            range.next = Some(record.offset);
+    let mut pages = Pages::open(bus, topic, partition, from.max(marks.low), marks.high).await?;
+    for _ in 0..scan_max {
+        let Some(record) = pages.next().await? else { return Ok(None) };
+        if look(record).is_break() {
             break;
         }
-        scanned += 1;
-        if record.key.as_deref() == Some(query.key) {
-            range.records.push(record);
-        }
     }
+    Ok((pages.next < marks.high).then_some(pages.next))
+}
+
+/// What a key has in its range, by [`scan`].
+pub async fn read(bus: &dyn Bus, query: &Query<'_>, from: Option<i64>) -> Result<Range, BusError> {
+    let partition = match query.partition {
+        Some(partition) => partition,
+        None => home(bus, query.topic, query.key).await?,
+    };
+    let begin = from.map_or(Begin::Time(query.since_ms), Begin::Offset);
+    let way = Scan { topic: query.topic, partition, begin, scan_max: query.scan_max };
+    let mut range = Range::default();
+    let records = &mut range.records;
+    let look = |record: Record| {
+        if record.key.as_deref() == Some(query.key) {
+            records.push(record);
+        }
+        if records.len() < query.found_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    range.next = scan(bus, &way, look).await?;
     Ok(range)
 }
 

@@ -117,6 +117,15 @@ impl Stage {
         result
     }
 
+    /// Of a metric at both control nodes, over all rows with these labels.
+    fn sum(&self, name: &str, labels: &str) -> f64 {
+        let of = |control: usize| http(self.control(control), "GET", "/metrics", &[], None).body;
+        let pages = [of(0), of(1)];
+        let rows =
+            pages.iter().flat_map(|page| page.lines()).filter(|row| row.starts_with(name) && row.contains(labels));
+        rows.filter_map(|row| row.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+    }
+
     fn make_group(&self, control: usize, gid: &str, members: &[&str]) {
         let body = json!({"gid": gid, "name": gid, "mode": "members", "members": members});
         let made = http(self.control(control), "POST", "/api/v1/groups", &[], Some(&body));
@@ -150,6 +159,7 @@ fn several_nodes_are_one_server() {
     history_is_read_over_all_partitions(&stage);
     a_device_goes_on_at_the_other_gateway(&stage);
     the_bus_hears_of_messages_and_of_who_is_away(&stage);
+    a_refusal_is_heard_or_is_a_dead_letter(&stage);
     the_upstream_topic_grows_while_messages_flow(&stage);
     kill_nine_of_a_control_node_loses_nothing(&stage);
 }
@@ -293,13 +303,7 @@ fn a_device_goes_on_at_the_other_gateway(stage: &Stage) {
 
 /// All nodes have all roles here, so which of them made a task and which did it is no matter.
 fn the_bus_hears_of_messages_and_of_who_is_away(stage: &Stage) {
-    let sum = |name: &str, labels: &str| -> f64 {
-        let of = |control: usize| http(stage.control(control), "GET", "/metrics", &[], None).body;
-        let pages = [of(0), of(1)];
-        let rows =
-            pages.iter().flat_map(|page| page.lines()).filter(|row| row.starts_with(name) && row.contains(labels));
-        rows.filter_map(|row| row.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
-    };
+    let sum = |name: &str, labels: &str| stage.sum(name, labels);
     let pushes = || sum("tidegate_control_tasks_total", "type=\"offline_push\",outcome=\"nothing\"");
     let before = pushes();
     stage.push(0, "u:somebody_far_away", "come back");
@@ -320,6 +324,28 @@ fn the_bus_hears_of_messages_and_of_who_is_away(stage: &Stage) {
     eventually("all that was committed is told", || sum("tidegate_control_history_records_total", "") >= 151.0);
     assert_eq!(sum("tidegate_control_dead_letters_total", "group=\"im-task-group\""), 0.0);
     eventually("nothing is left behind", || sum("tidegate_control_bus_lag", "group=\"im-task-group\"") == 0.0);
+}
+
+/// Whichever node owns the partition: of both that are asked, one is not it.
+fn a_refusal_is_heard_or_is_a_dead_letter(stage: &Stage) {
+    let letters = || stage.sum("tidegate_control_dead_letters_total", "reason=\"refused\"");
+    let before = letters();
+    stage.push(0, "g:keys", "taken");
+    let again = |control: usize, ack: &str| {
+        let body = json!({"to": ["g:keys"], "message_id": "g:keys taken", "ack": ack,
+            "message": {"type": "text", "content": "something else under this key"}});
+        http(stage.control(control), "POST", "/api/v1/push", &[], Some(&body)).json()["results"][0].clone()
+    };
+    for control in [0, 1] {
+        let heard = again(control, "sequenced");
+        assert_eq!(heard["error"]["code"], "BAD_REQUEST", "{heard}");
+    }
+    for control in [0, 1] {
+        let queued = again(control, "durable");
+        assert_eq!(queued["status"], "queued", "{queued}");
+    }
+    eventually("what nobody heard is a dead letter", || letters() >= before + 2.0);
+    assert_eq!(letters(), before + 2.0, "what was heard is none");
 }
 
 fn kill_nine_of_a_control_node_loses_nothing(stage: &Stage) {

@@ -253,8 +253,14 @@ pub(crate) fn postgres_options(
         timeout: Duration::from_millis(store.timeout_ms.into()),
         retention_age_s: u64::from(config.retention.hours) * 3_600,
         dedup_horizon_s: u64::from(config.dedup.hours) * 3_600,
+        trail_s: config.bus.as_ref().filter(|_| config.tasks.history).map_or(0, history_s),
         ..PostgresOptions::new(server)
     })
+}
+
+/// For how long the bus keeps the long history.
+fn history_s(bus: &tidegate_bus::settings::Settings) -> u64 {
+    u64::try_from(bus.topics.history.retention_ms / 1_000).unwrap_or(0)
 }
 
 /// Of the partition's hash maps: nobody outside can aim at their buckets.

@@ -81,13 +81,6 @@ impl Dispatch {
     }
 }
 
-fn dependencies(state: &ClusterState) -> crate::metrics::DependencyFigures {
-    let cache = state.cache.as_ref().map(|cache| cache.health());
-    let mut breakers = vec![("bus", state.bus_guard.state()), ("store", state.store_guard.state())];
-    breakers.extend(cache.as_ref().map(|health| ("cache", health.breaker)));
-    crate::metrics::DependencyFigures { breakers, cache }
-}
-
 /// Figures of a cluster's node that are read when somebody asks.
 pub(crate) fn figures(state: &ClusterState) -> crate::metrics::ClusterFigures {
     crate::metrics::ClusterFigures {
@@ -96,6 +89,6 @@ pub(crate) fn figures(state: &ClusterState) -> crate::metrics::ClusterFigures {
         history: state.history(),
         rekeyed: state.lag.rekeyed.load(Ordering::Relaxed),
         producer: state.bus.publisher().stats(),
-        dependencies: dependencies(state),
+        dependencies: crate::metrics::DependencyFigures { cache: state.cache.as_ref().map(|cache| cache.health()) },
     }
 }

@@ -1,7 +1,7 @@
 //! A circuit breaker with a clock, shared by all who ask one dependency.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tidegate_control_core::breaker::{Breaker, BreakerConfig, BreakerState, Outcome, Permit};
 
@@ -25,6 +25,12 @@ impl Guard {
     pub fn record(&self, permit: Permit, outcome: Outcome) {
         let now = self.began.elapsed();
         self.lock().record(permit, outcome, now);
+    }
+
+    /// How long nothing is let through; zero while something may be.
+    pub fn pause(&self) -> Duration {
+        let now = self.began.elapsed();
+        self.lock().retry_at().map_or(Duration::ZERO, |at| at.saturating_sub(now))
     }
 
     pub fn state(&self) -> BreakerState {

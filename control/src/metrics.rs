@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -14,12 +14,14 @@ use prometheus_client::registry::Registry;
 use tidegate_bus::dead_letters::HandlingStats;
 use tidegate_bus::records::ErrorClass;
 use tidegate_bus::stats::ProducerStats;
+use tidegate_control_core::breaker::BreakerConfig;
 use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionStats;
 use tidegate_control_core::partition::stats::CODES;
 
 use crate::cache::bounded::Tally;
 use crate::cluster::TaskMetrics;
+use crate::guard::Guard;
 use crate::records::FeedMetrics;
 
 mod dependencies;
@@ -284,6 +286,11 @@ impl Metrics {
         self.dependencies.tally(cache)
     }
 
+    /// A circuit breaker in front of a dependency, whose state is shown under this name.
+    pub fn guard(&self, dependency: &'static str, config: BreakerConfig) -> Arc<Guard> {
+        self.dependencies.guard(dependency, config)
+    }
+
     /// Committed records whose facts found no room on their way to the cache.
     pub fn cache_passed_over(&self) -> Counter {
         self.dependencies.cache_passed_over.clone()
@@ -298,6 +305,7 @@ impl Metrics {
             self.cluster.set(&cluster);
             self.dependencies.set(&cluster.dependencies);
         }
+        self.dependencies.look();
         let mut out = String::new();
         text::encode_registry(&mut out, &self.registry)?;
         text::encode_registry(&mut out, &self.dependencies.registry)?;
@@ -345,7 +353,7 @@ fn rise(counter: &Counter, to: u64) {
 mod tests {
     use std::time::Duration;
 
-    use tidegate_control_core::breaker::BreakerState;
+    use tidegate_control_core::breaker::Outcome;
 
     use super::*;
 
@@ -362,9 +370,11 @@ mod tests {
         metrics.commit_seconds.observe(0.004);
         metrics.store_seconds().observe("commit", Duration::from_millis(3));
         metrics.tally("members").hits.inc();
-        let breakers = vec![("store", BreakerState::Open), ("cache", BreakerState::Closed)];
-        let dependencies = DependencyFigures { breakers, cache: None };
-        let cluster = Some(ClusterFigures { dependencies, ..ClusterFigures::default() });
+        let _of_before = metrics.guard("store", BreakerConfig::default());
+        let store = metrics.guard("store", BreakerConfig { requests_min: 1, ..BreakerConfig::default() });
+        store.record(store.allow().expect("closed"), Outcome::Failure);
+        let _records = metrics.guard("records", BreakerConfig::default());
+        let cluster = Some(ClusterFigures::default());
         let text = metrics.encode(Snapshot { queue_depth: 7, log_records: 12, connections: 5, cluster }).expect("text");
         for line in [
             "tidegate_control_pushes_total 5",
@@ -381,7 +391,7 @@ mod tests {
             "tidegate_cache_hits_total{cache=\"members\"} 1",
             "tidegate_cache_misses_total{cache=\"members\"} 0",
             "tidegate_breaker_state{dependency=\"store\"} 2",
-            "tidegate_breaker_state{dependency=\"cache\"} 0",
+            "tidegate_breaker_state{dependency=\"records\"} 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");

@@ -49,8 +49,10 @@ allow() {
         --allow-principal "User:$user" --resource-pattern-type "$pattern" $resources $operations >/dev/null
 }
 
-# api: what clients and backends send goes to the sequencers, and nowhere else.
+# api: what clients and backends send goes to the sequencers, and nowhere else; what the store has no more is read from the
+# history.
 allow "$API" "$PATTERN" "--topic=$UPSTREAM_TOPIC" -- Write
+allow "$API" "$PATTERN" "--topic=$HISTORY_TOPIC" -- Read
 
 # logic: sequences the upstream (and puts there what stood in the wrong place), keeps the history (and reads it where a stream
 # missed something), orders tasks, tells who comes and goes, delivers.

@@ -1,4 +1,5 @@
-//! The admin listener: `/healthz`, `/readyz`, `/metrics`, `/internal/v1/deliver`. On a thread of its own, so that a slow scrape delays nothing.
+//! The admin listener: `/healthz`, `/readyz`, `/metrics`, `/internal/v1/deliver`, and the listener for deliveries by certificate.
+//! On a thread of their own, so that a slow scrape delays nothing.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -16,6 +17,7 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
+use crate::deliver::door::Door;
 use crate::deliver::{self, Deliverer};
 use crate::fleet::{Fleet, HubStatus};
 use crate::front_door::metrics::DoorMetrics;
@@ -54,12 +56,19 @@ pub struct Admin {
 }
 
 impl Admin {
-    pub fn start(listener: TcpListener, state: AdminState) -> io::Result<Admin> {
-        listener.set_nonblocking(true)?;
+    /// `door`: for deliveries by certificate.
+    pub fn start(listener: TcpListener, door: Option<(TcpListener, Door)>, state: AdminState) -> io::Result<Admin> {
+        for listener in [Some(&listener), door.as_ref().map(|(listener, _)| listener)].into_iter().flatten() {
+            listener.set_nonblocking(true)?;
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
         let work = move || {
-            runtime.block_on(serve(listener, state, stopped));
+            runtime.block_on(async {
+                let deliveries = door.map(|(listener, door)| door.serve(listener, state.deliverer.clone()));
+                let _ends_with_us = deliveries.map(tokio::spawn);
+                serve(listener, state, stopped).await;
+            });
             runtime.shutdown_timeout(STOP_GRACE);
         };
         let thread = thread::Builder::new().name("admin".into()).spawn(work)?;

@@ -1,17 +1,19 @@
-//! `POST /internal/v1/deliver` on the admin listener: an ephemeral message to whoever is connected to this very gateway.
+//! `POST /internal/v1/deliver` on the admin listener, or on one of its own ([`door`]): an ephemeral message to whoever is connected to this very gateway.
 //!
 //! Nothing is stored and nothing is promised beyond the answer: who is elsewhere, or away, never hears of it.
+
+pub mod door;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use smallvec::SmallVec;
@@ -24,6 +26,7 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::info;
 
 use crate::platforms::{PlatformTable, is_platform};
+use door::Certified;
 
 /// Body of a request, in bytes.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
@@ -59,7 +62,7 @@ pub fn queue() -> (mpsc::Sender<Delivery>, mpsc::Receiver<Delivery>) {
 #[derive(Clone)]
 pub struct Deliverer {
     pub gateway: Arc<str>,
-    /// Without any the endpoint is not there.
+    /// Without any the endpoint is not there on the admin listener.
     pub tokens: Option<Arc<ServiceTokens>>,
     pub platforms: Arc<PlatformTable>,
     pub hub: mpsc::Sender<Delivery>,
@@ -149,29 +152,55 @@ pub async fn deliver(
     let token = token_of(tokens, &headers).ok_or_else(|| {
         Refused::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, "a service token is needed")
     })?;
-    let body = body.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Refused::large(format!("a body has at most {BODY_BYTES_MAX} bytes")),
-        _ => Refused::bad("the body cannot be read"),
-    })?;
-    let asked: Asked = serde_json::from_slice(&body).map_err(|error| Refused::bad(error.to_string()))?;
-    let (streams, message) = check(asked, &deliverer.platforms)?;
-    let names: Vec<String> = streams.iter().map(StreamKey::to_string).collect();
-    let (answer, answered) = oneshot::channel();
-    let overloaded =
-        || Refused::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, "the gateway is behind; try again");
-    let ending = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, "the gateway is ending");
-    deliverer.hub.try_send(Delivery { streams, message, answer }).map_err(|error| match error {
-        mpsc::error::TrySendError::Full(_) => overloaded(),
-        mpsc::error::TrySendError::Closed(_) => ending(),
-    })?;
-    let reached = tokio::time::timeout(PATIENCE, answered).await.map_err(|_| overloaded())?.map_err(|_| ending())?;
-    let connections: u64 = reached.iter().copied().map(u64::from).sum();
-    // Who did what, for whoever has to know later; never the content.
-    info!(target: "tidegate::audit", action = "deliver", token, %peer, targets = names.len(), connections, "delivered by HTTP");
-    let results: Vec<Value> =
-        names.iter().zip(&reached).map(|(to, count)| json!({"to": to, "connections": count})).collect();
-    let answer = json!({"gateway": &*deliverer.gateway, "connections": connections, "results": results});
-    Ok(Json(answer).into_response())
+    deliverer.hand_over((Some(token), None), peer, body).await
+}
+
+/// As [`deliver`], from a caller who has shown a certificate.
+pub async fn deliver_certified(
+    State(deliverer): State<Deliverer>,
+    Extension(caller): Extension<Certified>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refused> {
+    if !caller.may_deliver {
+        let text = "this certificate is not one of those that may deliver";
+        return Err(Refused::new(StatusCode::FORBIDDEN, ErrorCode::Forbidden, text));
+    }
+    deliverer.hand_over((None, Some(&caller.name)), caller.peer, body).await
+}
+
+impl Deliverer {
+    /// `token`: which one of the file; or whose certificate.
+    async fn hand_over(
+        self,
+        (token, certificate): (Option<usize>, Option<&str>),
+        peer: SocketAddr,
+        body: Result<Bytes, BytesRejection>,
+    ) -> Result<Response, Refused> {
+        let body = body.map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Refused::large(format!("a body has at most {BODY_BYTES_MAX} bytes")),
+            _ => Refused::bad("the body cannot be read"),
+        })?;
+        let asked: Asked = serde_json::from_slice(&body).map_err(|error| Refused::bad(error.to_string()))?;
+        let (streams, message) = check(asked, &self.platforms)?;
+        let names: Vec<String> = streams.iter().map(StreamKey::to_string).collect();
+        let (answer, answered) = oneshot::channel();
+        let overloaded =
+            || Refused::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Overloaded, "the gateway is behind; try again");
+        let ending = || Refused::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, "the gateway is ending");
+        self.hub.try_send(Delivery { streams, message, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => overloaded(),
+            mpsc::error::TrySendError::Closed(_) => ending(),
+        })?;
+        let reached =
+            tokio::time::timeout(PATIENCE, answered).await.map_err(|_| overloaded())?.map_err(|_| ending())?;
+        let connections: u64 = reached.iter().copied().map(u64::from).sum();
+        // Who did what, for whoever has to know later; never the content.
+        info!(target: "tidegate::audit", action = "deliver", token, certificate, %peer, targets = names.len(), connections, "delivered by HTTP");
+        let results: Vec<Value> =
+            names.iter().zip(&reached).map(|(to, count)| json!({"to": to, "connections": count})).collect();
+        let answer = json!({"gateway": &*self.gateway, "connections": connections, "results": results});
+        Ok(Json(answer).into_response())
+    }
 }
 
 /// Which token it is.

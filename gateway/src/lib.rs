@@ -76,6 +76,8 @@ pub struct Addrs {
     /// Clients over TLS.
     pub tls: Option<SocketAddr>,
     pub admin: SocketAddr,
+    /// Deliveries by certificate.
+    pub deliver: Option<SocketAddr>,
     pub echo: Option<SocketAddr>,
     pub tls_echo: Option<SocketAddr>,
 }
@@ -107,7 +109,8 @@ pub struct Gateway {
     hub: HubThread,
     admin: Admin,
     registry: Option<RegistryThread>,
-    reload: Option<TlsReload>,
+    /// Of clients' certificates, and of deliveries'.
+    reloads: Vec<TlsReload>,
 }
 
 /// The clients' listening sockets, bound before any thread runs.
@@ -124,7 +127,7 @@ impl Gateway {
     pub fn start(config: Config, target: LinkTarget) -> Result<Gateway, StartError> {
         raise_descriptor_limit();
         let settings = Settings::resolve(config).map_err(StartError::Config)?;
-        let (bound, admin) = Bound::bind(&settings)?;
+        let (bound, (admin, deliver)) = Bound::bind(&settings)?;
         let addrs = bound.addrs;
         let incarnation = getrandom::u64().map_err(|_| StartError::Random)?;
         let (inbox, outlet) = hub_queue();
@@ -160,10 +163,12 @@ impl Gateway {
             .map_err(StartError::Thread)?;
         let metrics = Arc::new(DoorMetrics::default());
         let draining = Arc::new(AtomicBool::new(false));
-        let reload = match &settings.tls {
-            Some(tls) => Some(TlsReload::start(Arc::clone(&tls.acceptor)).map_err(StartError::Thread)?),
-            None => None,
-        };
+        let reload = |acceptor: &Arc<Acceptor>| TlsReload::start(Arc::clone(acceptor)).map_err(StartError::Thread);
+        let of_clients = settings.tls.as_ref().map(|tls| reload(&tls.acceptor)).transpose()?;
+        let tls = of_clients.as_ref().map(TlsReload::status);
+        let door = settings.deliver_door.map(|(_, door)| door);
+        let of_deliveries = door.as_ref().map(|door| reload(&door.acceptor)).transpose()?;
+        let reloads = of_clients.into_iter().chain(of_deliveries).collect();
         let deliverer = Deliverer {
             gateway,
             tokens: settings.deliver.map(Arc::new),
@@ -173,14 +178,14 @@ impl Gateway {
         let state = AdminState {
             fleet: Arc::clone(&fleet),
             door: Arc::clone(&metrics),
-            tls: reload.as_ref().map(TlsReload::status),
+            tls,
             links: link_states,
             hub: hub_status,
             io: settings.engine.io,
             draining: Arc::clone(&draining),
             deliverer,
         };
-        let admin = Admin::start(admin, state).map_err(StartError::Thread)?;
+        let admin = Admin::start(admin, deliver.zip(door), state).map_err(StartError::Thread)?;
         let rules = Rules {
             deadline: settings.handshake.deadline,
             first_frame: settings.handshake.first_frame,
@@ -207,7 +212,7 @@ impl Gateway {
             FrontDoor::start(door_threads(bound, acceptor.as_ref()), shared).map_err(StartError::Thread)?;
         info!(client = %addrs.client, admin = %addrs.admin, shards = fleet.shards().len(), "gateway started");
         let drain_ms = settings.drain_ms;
-        Ok(Gateway { addrs, drain_ms, draining, front_door, fleet, shard_threads, hub, admin, registry, reload })
+        Ok(Gateway { addrs, drain_ms, draining, front_door, fleet, shard_threads, hub, admin, registry, reloads })
     }
 
     pub fn addrs(&self) -> &Addrs {
@@ -216,9 +221,7 @@ impl Gateway {
 
     /// Reads certificates and keys again, in the background. Files that cannot be used change nothing.
     pub fn reload(&self) {
-        if let Some(reload) = &self.reload {
-            reload.now();
-        }
+        self.reloads.iter().for_each(TlsReload::now);
     }
 
     /// Lets every client go and ends: no new ones, `bye` 3001 spread over `drain_ms`, a hard end 5 s later. Blocks.
@@ -251,20 +254,21 @@ impl Gateway {
         if let Some(registry) = self.registry {
             registry.stop();
         }
-        if let Some(reload) = self.reload {
-            reload.stop();
-        }
+        self.reloads.into_iter().for_each(TlsReload::stop);
         info!("drained");
     }
 }
 
 impl Bound {
     /// The second listener is the admin's.
-    fn bind(settings: &Settings) -> Result<(Bound, TcpListener), StartError> {
+    fn bind(settings: &Settings) -> Result<(Bound, (TcpListener, Option<TcpListener>)), StartError> {
         let failed = |what, addr| move |source| StartError::Bind { what, addr, source };
         let threads = settings.engine.front_door_threads.into();
         let client = bind(settings.client_addr, threads).map_err(failed("clients", settings.client_addr))?;
         let admin = TcpListener::bind(settings.admin_addr).map_err(failed("admin", settings.admin_addr))?;
+        let deliver_addr = settings.deliver_door.as_ref().map(|(addr, _)| *addr);
+        let deliver =
+            deliver_addr.map(|addr| TcpListener::bind(addr).map_err(failed("deliveries", addr))).transpose()?;
         let echo = |addr: Option<SocketAddr>| match addr {
             Some(addr) => bind(addr, 1).map(|mut listeners| listeners.pop()).map_err(failed("echo", addr)),
             None => Ok(None),
@@ -283,10 +287,11 @@ impl Bound {
             client: client.first().map_or(settings.client_addr, |listener| local(listener, settings.client_addr)),
             tls: given(tls.first(), tls_addr),
             admin: local(&admin, settings.admin_addr),
+            deliver: given(deliver.as_ref(), deliver_addr),
             echo: given(echo.as_ref(), settings.echo_addr),
             tls_echo: given(tls_echo.as_ref(), tls_echo_addr),
         };
-        Ok((Bound { client, tls, echo, tls_echo, addrs }, admin))
+        Ok((Bound { client, tls, echo, tls_echo, addrs }, (admin, deliver)))
     }
 }
 

@@ -2,8 +2,16 @@
 
 mod support;
 
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
-use support::{Node, http};
+use support::{Node, http, wire};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::{PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -98,4 +106,94 @@ async fn the_time_from_push_to_socket_is_sampled() {
     node.metric_becomes("tidegate_gateway_delivery_seconds_count", 1.0).await;
     assert_eq!(node.metric("tidegate_gateway_delivery_seconds_bucket{le=\"+Inf\"}").await, 1.0);
     assert!(node.metric("tidegate_gateway_delivery_seconds_bucket{le=\"5.0\"}").await <= 1.0);
+}
+
+/// Backends' certificates, and a gateway that takes some of them.
+struct Backends {
+    authority: CertifiedIssuer<'static, KeyPair>,
+    node: Node,
+    server: rcgen::CertifiedKey<KeyPair>,
+    _folder: tempfile::TempDir,
+}
+
+fn authority() -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority")
+}
+
+impl Backends {
+    async fn start(clients: &[&str]) -> Backends {
+        let (folder, authority, server) = (tempfile::tempdir().expect("tempdir"), authority(), wire::make());
+        let authorities = folder.path().join("authorities.pem");
+        std::fs::write(&authorities, authority.pem()).expect("written");
+        let files = wire::write(folder.path(), &server);
+        let node = Node::start(|config| {
+            config.deliver.tls_addr = Some(([127, 0, 0, 1], 0).into());
+            config.deliver.certificate = Some(files.certificate);
+            config.deliver.key = Some(files.key);
+            config.deliver.client_authorities = Some(authorities);
+            config.deliver.clients = clients.iter().map(|name| (*name).to_owned()).collect();
+        })
+        .await;
+        Backends { authority, node, server, _folder: folder }
+    }
+
+    /// The answer to a delivery by whoever has this certificate; `Err`: there is no session.
+    async fn deliver(&self, by: Option<(&str, &CertifiedIssuer<'static, KeyPair>)>) -> std::io::Result<(u16, Value)> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.server.cert.der().clone()).expect("a root");
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let config = match by {
+            None => config.with_no_client_auth(),
+            Some((name, authority)) => {
+                let mut params = CertificateParams::new([format!("{name}.backend.test")]).expect("names");
+                params.distinguished_name.push(DnType::CommonName, name);
+                let key = KeyPair::generate().expect("a key");
+                let certificate = params.signed_by(&key, authority).expect("a certificate");
+                let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+                config.with_client_auth_cert(vec![certificate.der().clone()], key).expect("a client's certificate")
+            }
+        };
+        let addr = self.node.addrs.deliver.expect("a listener");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let stream = TcpStream::connect(addr).await?;
+        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+        let body = r#"{"to":["u:alice"],"message":{"content":"x"}}"#;
+        let request = format!(
+            "POST /internal/v1/deliver HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        Ok((status, serde_json::from_str(body).unwrap_or_else(|_| panic!("{answer}"))))
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_stands_for_a_token() {
+    let backends = Backends::start(&["billing", "crm.backend.test"]).await;
+    let mut alice = backends.node.join("alice").await;
+    for name in ["billing", "crm"] {
+        let (status, answer) = backends.deliver(Some((name, &backends.authority))).await.expect("a session");
+        assert_eq!((status, &answer["connections"]), (200, &json!(1)), "{name}: {answer}");
+        let batch = alice.await_key("batch").await;
+        assert_eq!(batch["messages"][0]["content"], "x", "{batch}");
+    }
+    let (status, answer) = backends.deliver(Some(("shop", &backends.authority))).await.expect("a session");
+    assert_eq!((status, &answer["error"]["code"]), (403, &json!("FORBIDDEN")), "{answer}");
+    // On the admin listener a token is needed, and there is none.
+    assert_eq!(post(&backends.node, &bearer(TOKEN), "{}").await.0, 404);
+}
+
+#[tokio::test]
+async fn without_a_good_certificate_there_is_no_session() {
+    let backends = Backends::start(&[]).await;
+    assert!(backends.deliver(None).await.is_err());
+    assert!(backends.deliver(Some(("billing", &authority()))).await.is_err(), "of another authority");
+    let (status, _) = backends.deliver(Some(("anybody", &backends.authority))).await.expect("a session");
+    assert_eq!(status, 200, "whoever the authority vouches for");
 }

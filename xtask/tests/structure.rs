@@ -119,6 +119,22 @@ fn no_file_is_too_long_to_hold_in_the_head() {
     }
 }
 
+/// The test command runs the executables that cargo built, and documentation makes none.
+#[test]
+fn documentation_holds_no_code_that_would_have_to_be_run() {
+    let mut files = Vec::new();
+    sources(&root(), &mut files);
+    for file in files.iter().filter(|file| file.extension().is_some_and(|kind| kind == "rs")) {
+        let text = fs::read_to_string(file).expect("source");
+        let comments = text.lines().map(str::trim_start);
+        let comments = comments.filter_map(|line| line.strip_prefix("//!").or(line.strip_prefix("///")));
+        let fences = comments.filter_map(|line| line.trim_start().strip_prefix("```"));
+        for kind in fences.step_by(2) {
+            assert!(["text", "json", "toml", "sh"].contains(&kind), "{}: ```{kind} would be a test", file.display());
+        }
+    }
+}
+
 #[test]
 fn unsafe_code_stands_only_in_the_drivers() {
     for (folder, manifest) in manifests() {

@@ -21,6 +21,8 @@ pub struct BreakerConfig {
     pub window: Duration,
     /// How long it stays open before probes are let through.
     pub cool_down: Duration,
+    /// Each time that probes fail it doubles, up to this; no longer than `cool_down`: it stays as it is.
+    pub cool_down_max: Duration,
     /// Probes at once while half-open; that many successes in a row close it.
     pub probes: u32,
 }
@@ -32,6 +34,7 @@ impl Default for BreakerConfig {
             requests_min: 10,
             window: Duration::from_secs(10),
             cool_down: Duration::from_secs(1),
+            cool_down_max: Duration::from_secs(1),
             probes: 2,
         }
     }
@@ -62,6 +65,8 @@ pub struct Breaker {
     state: State,
     /// Rises with every change of state.
     generation: u64,
+    /// Of the next opening.
+    cool_down: Duration,
     opened: u64,
     refused: u64,
 }
@@ -77,7 +82,8 @@ impl Breaker {
     /// A probe count of 0 would never close again, so it counts as 1.
     pub fn new(config: BreakerConfig) -> Breaker {
         let config = BreakerConfig { probes: config.probes.clamp(1, PROBES_LIMIT_MAX), ..config };
-        Breaker { config, state: State::Closed(Window::default()), generation: 0, opened: 0, refused: 0 }
+        let (state, cool_down) = (State::Closed(Window::default()), config.cool_down);
+        Breaker { config, state, generation: 0, cool_down, opened: 0, refused: 0 }
     }
 
     /// `None`: do not even try.
@@ -126,6 +132,7 @@ impl Breaker {
                     *probing = probing.saturating_sub(1);
                     *succeeded += 1;
                     if *succeeded >= self.config.probes {
+                        self.cool_down = self.config.cool_down;
                         self.change(State::Closed(Window::default()));
                     }
                 }
@@ -162,7 +169,8 @@ impl Breaker {
 
     fn open(&mut self, now: Duration) {
         self.opened += 1;
-        self.change(State::Open { until: now + self.config.cool_down });
+        self.change(State::Open { until: now + self.cool_down });
+        self.cool_down = (self.cool_down * 2).min(self.config.cool_down_max).max(self.config.cool_down);
     }
 
     fn change(&mut self, state: State) {

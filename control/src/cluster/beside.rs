@@ -17,13 +17,13 @@ use super::outbox::Tellers;
 use super::outbox::away::AwayParts;
 use super::outbox::history::History;
 use super::routes::Routes;
-use super::tasks::metrics::TaskMetrics;
 use super::tasks::outlet::TaskOutlet;
 use super::tasks::push::{Push, PushSink};
 use super::tasks::settings::TasksConfig;
-use super::tasks::webhook::{Webhook, WebhookError};
+use super::tasks::webhook::{self, Webhook, WebhookError};
 use super::tasks::{Fanout, Persist, Tasks};
 use super::user_states::{StateHandler, UserStates};
+use crate::metrics::Metrics;
 
 pub(super) struct Parts {
     pub bus: Arc<dyn Bus>,
@@ -36,7 +36,7 @@ pub(super) struct Parts {
     /// Of all partitions.
     pub reader: Arc<dyn StoreReader>,
     pub spread: Arc<Spread>,
-    pub metrics: TaskMetrics,
+    pub metrics: Arc<Metrics>,
     pub stopping: watch::Receiver<bool>,
 }
 
@@ -62,7 +62,7 @@ impl Beside {
             topic: topics.task.name.clone(),
             key: topics.task_key,
             format,
-            metrics: parts.metrics.clone(),
+            metrics: parts.metrics.tasks.clone(),
         });
         let counts: Arc<[AtomicU64; 2]> = Arc::default();
         let history = History {
@@ -82,7 +82,7 @@ impl Beside {
         let tellers =
             Tellers { history: parts.tasks.history.then(|| Arc::new(history)), away: parts.tasks.away.then_some(away) };
         let topic = topics.user_state.name.clone();
-        let (states, telling) = UserStates::begin(publisher, topic, format, parts.metrics.clone());
+        let (states, telling) = UserStates::begin(publisher, topic, format, parts.metrics.tasks.clone());
         let (consumers, handling, tasks) = (Vec::new(), Vec::new(), vec![telling]);
         let mut beside = Beside { tellers, states, consumers, history: counts, handling, tasks };
         if parts.works {
@@ -92,15 +92,18 @@ impl Beside {
     }
 
     fn join(&mut self, parts: Parts, outlet: Arc<TaskOutlet>) -> Result<(), WebhookError> {
-        let webhook = parts.tasks.offline_push.url.is_some().then(|| Webhook::new(&parts.tasks.offline_push));
-        let sink = webhook.transpose()?.map(|webhook| Box::new(webhook) as Box<dyn PushSink>);
+        let guard = || parts.metrics.guard("offline_push", webhook::BREAKER);
+        let push = &parts.tasks.offline_push;
+        let webhook = push.url.is_some().then(|| Webhook::new(push, guard())).transpose()?;
+        let sink = webhook.map(|webhook| Box::new(webhook) as Box<dyn PushSink>);
+        let metrics = &parts.metrics.tasks;
         let tasks = Tasks {
             persist: Persist { pushes: Box::new(parts.spread) },
             fanout: Fanout { reader: parts.reader, routes: Arc::clone(&parts.routes), tasks: outlet },
             push: Push::new(sink),
-            metrics: parts.metrics.clone(),
+            metrics: metrics.clone(),
         };
-        let states = StateHandler { routes: parts.routes, metrics: parts.metrics };
+        let states = StateHandler { routes: parts.routes, metrics: metrics.clone() };
         let topics = &parts.settings.topics;
         let member = |group, topic: &str, handler| Membership {
             bus: Arc::clone(&parts.bus),

@@ -77,7 +77,6 @@ pub(crate) struct Ingress {
 }
 
 /// Who waits for what the sequencers say.
-#[derive(Default)]
 pub(crate) struct Results {
     next: AtomicU64,
     waiting: Mutex<HashMap<u64, Waiting>>,
@@ -228,10 +227,14 @@ impl Results {
         number
     }
 
-    /// A sequencer said what became of it; who does not wait any more is passed over.
-    pub fn take(&self, corr: u64, answer: Answer) {
-        let Some((gather, place)) = self.done(corr) else { return };
-        gather.answer(place, answer);
+    /// Submissions are numbered from somewhere else in each incarnation: what still comes for an earlier one is for nobody.
+    pub fn of(incarnation: u64) -> Results {
+        Results { next: AtomicU64::new(incarnation & (u64::MAX >> (PLACE_BITS + 1))), waiting: Mutex::default() }
+    }
+
+    /// A sequencer said what became of it. `false`: nobody waits for it any more.
+    pub fn take(&self, corr: u64, answer: Answer) -> bool {
+        self.done(corr).is_some_and(|(gather, place)| gather.answer(place, answer))
     }
 
     /// One place less to wait for.

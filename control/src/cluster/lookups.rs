@@ -10,6 +10,8 @@ use tidegate_control_core::ports::{
     DedupHit, DeviceMark, Group, Head, Member, Page, PageLimit, ReplayPage, StoreError, StoreReader,
 };
 
+use super::older::Trail;
+use crate::adapters::postgres::SpreadReader;
 use crate::cache::Caches;
 use crate::guard::Guard;
 use crate::metrics::StoreSeconds;
@@ -32,6 +34,12 @@ impl<R> Lookups<R> {
         let away = matches!(answer, Err(StoreError::Unavailable(_)));
         self.guard.record(permit, if away { Outcome::Failure } else { Outcome::Success });
         answer
+    }
+}
+
+impl Trail for Lookups<SpreadReader> {
+    fn trail(&self, stream: &StreamKey, epoch: Epoch, at: Seq) -> Result<Option<(Seq, Timestamp)>, StoreError> {
+        self.ask("trail", |store| store.trail(stream, epoch, at))
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) mod ingress;
 mod lookups;
 mod memory;
 pub(crate) mod node;
+mod older;
 mod opening;
 mod outbox;
 mod outlet;
@@ -45,6 +46,7 @@ use tidegate_bus::dead_letters::HandlingStats;
 use tidegate_bus::kafka::KafkaBus;
 use tidegate_bus::port::{Bus, BusError};
 use tidegate_bus::topics::LOGIC_GROUP;
+use tidegate_control_core::breaker::BreakerConfig;
 use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionConfig;
 use tidegate_control_core::ports::StoreReader;
@@ -60,7 +62,6 @@ use crate::api::auth::ServiceTokens;
 use crate::cache::routes::Routes;
 use crate::config::ClusterConfig;
 use crate::endpoints::Endpoints;
-use crate::guard::Guard;
 use crate::metrics::{GroupFigures, Metrics};
 use crate::presence::Presence;
 use crate::records::Feed;
@@ -72,6 +73,7 @@ use ingress::{Ingress, Results};
 use lookups::Lookups;
 use memory::Near;
 use node::{NodeService, Peers};
+use older::{Older, Trail};
 use opening::Opener;
 use ownership::Ownership;
 use ring::RingKeeper;
@@ -151,9 +153,6 @@ pub(crate) struct ClusterState {
     upstream: String,
     consumers: Vec<Arc<Consumer>>,
     history: Arc<[AtomicU64; 2]>,
-    /// Of all who ask the store, and of the bus.
-    pub store_guard: Arc<Guard>,
-    pub bus_guard: Arc<Guard>,
     pub cache: Option<SharedCache>,
     /// Users who are connected elsewhere.
     pub routes: Option<Arc<Routes>>,
@@ -214,9 +213,9 @@ impl Cluster {
         let (mapping_sender, mapping) = watch::channel(growth::mapping(&registry, &names, has as u32).await?);
         let incarnation = random()?;
         let publisher = bus.publisher();
-        let (results, ids) = (Arc::new(Results::default()), Arc::new(Ids::default()));
+        let (results, ids) = (Arc::new(Results::of(incarnation)), Arc::new(Ids::default()));
         let failing = Arc::new(AtomicBool::new(false));
-        let (store_guard, bus_guard) = (Arc::new(Guard::default()), Arc::new(Guard::default()));
+        let [store_guard, bus_guard] = ["store", "bus"].map(|name| metrics.guard(name, BreakerConfig::default()));
         let near = beginning.cache.map(|cache| Near::new(cache, &metrics, &presence));
         let seats = Arc::new(Seats::new(partitions));
         let peers = Arc::new(Peers::new(beginning.authorization));
@@ -230,10 +229,21 @@ impl Cluster {
             results: Arc::clone(&results),
             ids: Arc::clone(&ids),
             failing: Arc::clone(&failing),
-            guard: Arc::clone(&bus_guard),
+            guard: bus_guard,
         });
+        let reader = Arc::new(Lookups {
+            store: SpreadReader::new(&postgres),
+            seconds: metrics.store_seconds(),
+            guard: Arc::clone(&store_guard),
+            caches: near.as_ref().map(|near| Arc::clone(&near.memory.caches)),
+        });
+        let core = PartitionConfig { partitions, auto_groups: beginning.auto_groups, ..PartitionConfig::default() };
         let recent = near.as_ref().map(|near| near.recent.clone());
-        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress, recent));
+        let older = beginning.tasks.history.then(|| {
+            let (topic, store) = (settings.topics.history.name.clone(), Arc::clone(&reader) as Arc<dyn Trail>);
+            Older::new(Arc::clone(&bus), topic, store, core.group_history, metrics.tally("history"))
+        });
+        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress, (recent, older)));
         let upstream = Arc::new(Upstream::new(Parts {
             bus: Arc::clone(&bus),
             topic,
@@ -249,12 +259,6 @@ impl Cluster {
             incarnation,
         }));
         let here = Arc::new(Here::new(Arc::clone(&seats), presence, routes::SETTLE));
-        let reader = Arc::new(Lookups {
-            store: SpreadReader::new(&postgres),
-            seconds: metrics.store_seconds(),
-            guard: Arc::clone(&store_guard),
-            caches: near.as_ref().map(|near| Arc::clone(&near.memory.caches)),
-        });
         let beside = Beside::begin(beside::Parts {
             bus: Arc::clone(&bus),
             settings: settings.clone(),
@@ -264,7 +268,7 @@ impl Cluster {
             routes: Arc::new(PresenceRoutes { here: Arc::clone(&here), peers: Arc::clone(&peers) }),
             reader: Arc::clone(&reader) as Arc<dyn StoreReader>,
             spread: Arc::clone(&spread),
-            metrics: metrics.tasks.clone(),
+            metrics: Arc::clone(&metrics),
             stopping: beginning.stopping.clone(),
         })?;
         let (registered_sender, registered) = watch::channel(false);
@@ -273,8 +277,6 @@ impl Cluster {
             failing,
             lag: Arc::clone(&upstream.lag),
             bus: Arc::clone(&bus),
-            store_guard: Arc::clone(&store_guard),
-            bus_guard,
             cache: near.as_ref().map(|near| Arc::clone(&near.memory.cache)),
             routes: near.as_ref().map(|near| Arc::clone(&near.routes)),
             seats: Arc::clone(&seats),
@@ -290,7 +292,6 @@ impl Cluster {
             roles: config.roles.clone(),
             waits: true,
         };
-        let core = PartitionConfig { partitions, auto_groups: beginning.auto_groups, ..PartitionConfig::default() };
         let opener = Opener {
             postgres: postgres.clone(),
             config: core,
@@ -300,7 +301,7 @@ impl Cluster {
             feed: beginning.feed,
             tellers: beside.tellers,
             memory: near.as_ref().map(|near| near.memory.clone()),
-            store_guard: Arc::clone(&store_guard),
+            store_guard,
         };
         let ttl = Duration::from_millis(config.lease_ttl_ms.into());
         let endpoints = Arc::new(Endpoints::default());

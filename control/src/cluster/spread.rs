@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::ingress::Ingress;
 use super::node::{AskError, NOT_THE_OWNER, Peers, not_the_owner};
+use super::older::{Asked, Older};
 use super::seats::{Seat, Seats};
 use crate::cache::recent::{Ask, Recent};
 use crate::runtime::{Answer, Gather, Pending, SLOTS_MAX, late, overloaded, slots_of_submission, stopped};
@@ -27,6 +28,8 @@ pub(crate) struct Spread {
     pub ingress: Arc<Ingress>,
     /// What need not be asked of a store.
     recent: Option<Recent>,
+    /// What a store has no more; `None`: nobody keeps it.
+    older: Option<Older>,
     room: Arc<Semaphore>,
 }
 
@@ -37,8 +40,13 @@ impl Ask for Spread {
 }
 
 impl Spread {
-    pub fn new(seats: Arc<Seats>, peers: Arc<Peers>, ingress: Arc<Ingress>, recent: Option<Recent>) -> Spread {
-        Spread { seats, peers, ingress, recent, room: Arc::new(Semaphore::new(SLOTS_MAX)) }
+    pub fn new(
+        seats: Arc<Seats>,
+        peers: Arc<Peers>,
+        ingress: Arc<Ingress>,
+        (recent, older): (Option<Recent>, Option<Older>),
+    ) -> Spread {
+        Spread { seats, peers, ingress, recent, older, room: Arc::new(Semaphore::new(SLOTS_MAX)) }
     }
 
     pub fn depth(&self) -> usize {
@@ -91,7 +99,16 @@ impl Spread {
 
     fn ask_for(self: &Arc<Self>, place: usize, command: Command, gather: &Arc<Gather>) {
         let (spread, gather) = (Arc::clone(self), Arc::clone(gather));
-        tokio::spawn(async move { gather.answer(place, spread.ask_near(command).await) });
+        tokio::spawn(async move { gather.answer(place, spread.ask_everywhere(command).await) });
+    }
+
+    /// The cache, the owner's store, and the long history.
+    async fn ask_everywhere(&self, command: Command) -> Answer {
+        let Some((older, asked)) = self.older.as_ref().and_then(|older| Some((older, Asked::of(&command)?))) else {
+            return self.ask_near(command).await;
+        };
+        let answer = self.ask_near(command).await;
+        older.complete(&asked, answer).await
     }
 
     async fn ask_near(&self, command: Command) -> Answer {

@@ -8,6 +8,8 @@
 //! * A record that stands in another source than its stream's is put where it belongs, under a key by which a second copy is
 //!   known, before the place moves past it.
 //! * A record that is nobody's push goes to the dead letters before the place moves past it.
+//! * A refusal that nobody waited for goes there as well, after the commit that moves the place: who dies between the two
+//!   leaves a message that was not sequenced and of which nobody hears.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,10 +17,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tidegate_bus::port::{Bus, BusError, Outgoing, PartitionReader, Publisher, Record, Start};
 use tidegate_bus::records::{DeadLetter, ErrorClass, Form as _, Format, VERSION};
 use tidegate_bus::topics::LOGIC_GROUP;
-use tidegate_control_core::domain::{PartitionId, StreamKey};
+use tidegate_control_core::domain::{PartitionId, Refusal, StreamKey};
 use tidegate_control_core::partition::{Push, Reply, stream_of};
 use tidegate_control_core::ports::Consumed;
 use tokio::sync::{mpsc, watch};
@@ -29,7 +32,6 @@ use super::ingress::{Mapping, Results, wall_clock_ms};
 use super::node::Peers;
 use super::seats::Hosted;
 use crate::presence::Presence;
-use crate::runtime::Answer;
 
 /// Batches that wait for one partition; a partition that pauses holds back the others of its source, which have the same
 /// store.
@@ -199,28 +201,41 @@ impl Upstream {
         let upto = Consumed { source, next: batch.upto };
         let pending = hosted.sequencer.append(pushes, upto).await.ok()?;
         let answers = pending.await.ok()?;
+        let mut refused = Vec::new();
         for ((answer, (asker, record)), to) in answers.into_iter().zip(askers).zip(targets) {
             match (asker, answer) {
-                (Some(asker), answer) => self.tell(&asker, &to, answer),
-                // Nobody hears of it: it must not vanish without a trace.
-                (None, Err(refusal)) => {
-                    self.dead_letter(&record, ErrorClass::Refused, &refusal.to_string()).await;
-                }
+                (Some(asker), Ok(reply)) => self.tell(&asker, &to, reply),
                 (None, Ok(_)) => {}
+                (asker, Err(refusal)) => refused.push((asker, record, refusal)),
             }
+        }
+        let heard = refused.iter().map(|(asker, _, refusal)| self.is_heard(asker.as_ref(), refusal));
+        let heard = join_all(heard).await;
+        for ((_, record, refusal), _) in refused.iter().zip(heard).filter(|(_, heard)| !heard) {
+            // It must not vanish without a trace.
+            self.dead_letter(record, ErrorClass::Refused, &refusal.to_string()).await;
         }
         Some(())
     }
 
-    fn tell(&self, asker: &ReplyTo, to: &StreamKey, mut answer: Answer) {
-        if let (Ok(Reply::Pushed { online, .. }), Some(uid)) = (&mut answer, to.uid()) {
+    fn tell(&self, asker: &ReplyTo, to: &StreamKey, mut reply: Reply) {
+        if let (Reply::Pushed { online, .. }, Some(uid)) = (&mut reply, to.uid()) {
             *online = u32::try_from(self.presence.view().connections_of(uid.as_str())).ok();
         }
         if asker.node != self.node {
-            self.peers.result(&asker.node, asker.incarnation, asker.corr, answer);
+            self.peers.result(&asker.node, asker.incarnation, asker.corr, Ok(reply));
         } else if asker.incarnation == self.incarnation {
-            self.results.take(asker.corr, answer);
+            self.results.take(asker.corr, Ok(reply));
         }
+    }
+
+    /// Whether somebody waited for this refusal, and has it now.
+    async fn is_heard(&self, asker: Option<&ReplyTo>, refusal: &Refusal) -> bool {
+        let Some(asker) = asker else { return false };
+        if asker.node != self.node {
+            return self.peers.refused(&asker.node, asker.incarnation, asker.corr, refusal.clone()).await;
+        }
+        asker.incarnation == self.incarnation && self.results.take(asker.corr, Err(refusal.clone()))
     }
 
     /// Until the bus has it: who would go on without would lose it.

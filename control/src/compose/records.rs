@@ -9,7 +9,7 @@ use crate::adapters::opensearch::{Credentials, OpenSearchOptions, OpenSearchReco
 use crate::adapters::postgres::records::{PostgresRecords, PostgresRecordsOptions};
 use crate::api::Records;
 use crate::metrics::Metrics;
-use crate::records::{Backoff, Feeding, Kind, MemoryIndex, RecordIndex, Settings};
+use crate::records::{BREAKER, Feeding, Kind, MemoryIndex, RecordIndex, Settings};
 
 /// Begins to feed it, on this runtime; `None`: no records are kept. Asks nothing of a server yet.
 pub(crate) fn records(settings: &Settings, metrics: &Metrics) -> Result<Option<(Records, Feeding)>, ComposeError> {
@@ -19,8 +19,8 @@ pub(crate) fn records(settings: &Settings, metrics: &Metrics) -> Result<Option<(
         Kind::Postgres => Arc::new(postgres(settings)?),
         Kind::OpenSearch => Arc::new(opensearch(settings)?),
     };
-    let (feed, feeding) =
-        Feeding::start(Arc::clone(&index), settings.feed_options(), Backoff::default(), metrics.records.clone());
+    let guard = metrics.guard("records", BREAKER);
+    let (feed, feeding) = Feeding::start(Arc::clone(&index), settings.feed_options(), guard, metrics.records.clone());
     Ok(Some((Records { index, feed }, feeding)))
 }
 

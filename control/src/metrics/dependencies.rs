@@ -1,5 +1,6 @@
 //! What is counted about servers that a node depends on, and about what it keeps near: names that begin with `tidegate_` alone.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -8,10 +9,11 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use tidegate_control_core::breaker::BreakerState;
+use tidegate_control_core::breaker::{BreakerConfig, BreakerState};
 use tidegate_control_core::ports::cache::Health;
 
 use crate::cache::bounded::Tally;
+use crate::guard::Guard;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CacheName {
@@ -47,7 +49,6 @@ impl StoreSeconds {
 /// Figures that are read when somebody asks.
 #[derive(Clone, Debug, Default)]
 pub struct DependencyFigures {
-    pub breakers: Vec<(&'static str, BreakerState)>,
     pub cache: Option<Health>,
 }
 
@@ -60,6 +61,8 @@ pub(super) struct Dependencies {
     misses: Family<CacheName, Counter>,
     invalidated: Family<CacheName, Counter>,
     breakers: Family<Dependency, Gauge>,
+    /// Whose states are shown.
+    guards: Mutex<Vec<(&'static str, Arc<Guard>)>>,
     reads_failed: Gauge,
     writes: Gauge,
     dropped: Gauge,
@@ -78,6 +81,7 @@ impl Dependencies {
             misses: Family::default(),
             invalidated: Family::default(),
             breakers: Family::default(),
+            guards: Mutex::default(),
             reads_failed: Gauge::default(),
             writes: Gauge::default(),
             dropped: Gauge::default(),
@@ -130,16 +134,34 @@ impl Dependencies {
         }
     }
 
-    pub fn set(&self, now: &DependencyFigures) {
-        for (dependency, state) in &now.breakers {
-            let number = match state {
-                BreakerState::Closed => 0,
-                BreakerState::HalfOpen => 1,
-                BreakerState::Open => 2,
-            };
-            self.breakers.get_or_create(&Dependency { dependency }).set(number);
+    pub fn guard(&self, dependency: &'static str, config: BreakerConfig) -> Arc<Guard> {
+        let guard = Arc::new(Guard::new(config));
+        let mut guards = self.guards.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who begins again has the newest.
+        guards.retain(|(known, _)| *known != dependency);
+        guards.push((dependency, Arc::clone(&guard)));
+        guard
+    }
+
+    /// Of all that have a guard.
+    pub fn look(&self) {
+        for (dependency, guard) in &*self.guards.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.show(dependency, guard.state());
         }
+    }
+
+    fn show(&self, dependency: &'static str, state: BreakerState) {
+        let number = match state {
+            BreakerState::Closed => 0,
+            BreakerState::HalfOpen => 1,
+            BreakerState::Open => 2,
+        };
+        self.breakers.get_or_create(&Dependency { dependency }).set(number);
+    }
+
+    pub fn set(&self, now: &DependencyFigures) {
         let Some(cache) = &now.cache else { return };
+        self.show("cache", cache.breaker);
         self.reads_failed.set(cache.reads_failed as i64);
         self.writes.set(cache.writes_done as i64);
         self.dropped.set(cache.writes_dropped as i64);

@@ -7,21 +7,33 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tidegate_control_core::breaker::{BreakerConfig, Outcome, Permit};
 use tidegate_control_core::domain::{Append, Timestamp};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::batch::{Batch, MessageText};
-use super::breaker::Breaker;
 use super::form::PushRecord;
 use super::metrics::FeedMetrics;
 use super::port::{IndexError, RecordIndex, Written};
 use crate::api::auth::now_ms;
+use crate::guard::Guard;
 
 const MAINTAIN_EVERY: Duration = Duration::from_secs(3_600);
+const PAUSE_MIN: Duration = Duration::from_millis(1);
 /// After maintenance failed.
 const MAINTAIN_AGAIN: Duration = Duration::from_secs(60);
+
+/// The feeder asks one thing at a time, so each failure says enough.
+pub const BREAKER: BreakerConfig = BreakerConfig {
+    failure_percent: 0,
+    requests_min: 1,
+    window: Duration::from_secs(10),
+    cool_down: Duration::from_millis(100),
+    cool_down_max: Duration::from_secs(30),
+    probes: 1,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedOptions {
@@ -223,11 +235,11 @@ impl Feeding {
     pub fn start(
         index: Arc<dyn RecordIndex>,
         options: FeedOptions,
-        breaker: impl Breaker,
+        guard: Arc<Guard>,
         metrics: FeedMetrics,
     ) -> (Feed, Feeding) {
         let shared = Arc::new(Shared { queue: Mutex::default(), news: Notify::new(), options, metrics });
-        let feeder = Feeder { shared: Arc::clone(&shared), index, breaker, told: Told::default() };
+        let feeder = Feeder { shared: Arc::clone(&shared), index, guard, told: Told::default() };
         let feeding = Feeding { shared: Arc::clone(&shared), task: tokio::spawn(feeder.run()) };
         (Feed(shared), feeding)
     }
@@ -249,10 +261,10 @@ impl Feeding {
     }
 }
 
-struct Feeder<B> {
+struct Feeder {
     shared: Arc<Shared>,
     index: Arc<dyn RecordIndex>,
-    breaker: B,
+    guard: Arc<Guard>,
     told: Told,
 }
 
@@ -264,7 +276,7 @@ struct Told {
     unmaintained: bool,
 }
 
-impl<B: Breaker> Feeder<B> {
+impl Feeder {
     async fn run(mut self) {
         let mut maintain_at = Instant::now();
         loop {
@@ -284,14 +296,31 @@ impl<B: Breaker> Feeder<B> {
     async fn write(&mut self, mut batch: Batch) {
         while !batch.is_empty() {
             self.shared.holds(batch.len());
-            let pause = self.breaker.pause();
-            if !pause.is_zero() {
-                self.shared.rest(pause).await;
-            }
+            let permit = self.permit().await;
             let written = self.index.write(&batch, Timestamp(now_ms())).await;
+            let away = match &written {
+                Ok(written) => !written.again.is_empty(),
+                Err(error) => matches!(error, IndexError::Unavailable(_)),
+            };
+            if let Some(permit) = permit {
+                self.guard.record(permit, if away { Outcome::Failure } else { Outcome::Success });
+            }
             batch = self.judge(batch, written);
         }
         self.shared.holds(0);
+    }
+
+    /// Once the index may be asked; `None`: it is tried all the same, since the end is near.
+    async fn permit(&self) -> Option<Permit> {
+        loop {
+            if let Some(permit) = self.guard.allow() {
+                return Some(permit);
+            }
+            self.shared.rest(self.guard.pause().max(PAUSE_MIN)).await;
+            if self.shared.queue().closed {
+                return None;
+            }
+        }
     }
 
     /// What is left of a batch.
@@ -301,7 +330,6 @@ impl<B: Breaker> Feeder<B> {
             Ok(written) => written,
             Err(error @ IndexError::Unavailable(_)) => {
                 metrics.failures.inc();
-                self.breaker.failed();
                 if !std::mem::replace(&mut self.told.away, true) {
                     tracing::warn!(%error, "push records wait");
                 }
@@ -320,11 +348,8 @@ impl<B: Breaker> Feeder<B> {
         metrics.written.inc_by(done as u64);
         metrics.changed.inc_by(written.changed as u64);
         metrics.refused.inc_by(written.refused.len() as u64);
-        if written.again.is_empty() {
-            self.breaker.succeeded();
-        } else {
+        if !written.again.is_empty() {
             metrics.failures.inc();
-            self.breaker.failed();
         }
         self.refused(&written.refused);
         if std::mem::take(&mut self.told.away) {

@@ -11,7 +11,6 @@
 //! What it does not do: decide who may read what. Searches are given the streams that may be read ([`Scope`]).
 
 mod batch;
-mod breaker;
 mod feeder;
 mod follower;
 mod form;
@@ -23,8 +22,7 @@ mod settings;
 mod words;
 
 pub use batch::{Batch, Folded, MessageText};
-pub use breaker::{Backoff, Breaker};
-pub use feeder::{Feed, FeedOptions, Feeding};
+pub use feeder::{BREAKER, Feed, FeedOptions, Feeding};
 pub use follower::follow;
 pub use form::{Change, PushRecord, RecordId, Status, Text, is_sealed};
 pub use memory::MemoryIndex;

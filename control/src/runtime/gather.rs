@@ -40,12 +40,14 @@ impl Gather {
         Gather(Mutex::new(state))
     }
 
-    pub fn answer(&self, place: usize, answer: Answer) {
+    /// `false`: nobody waits for it, or there is an answer already.
+    pub fn answer(&self, place: usize, answer: Answer) -> bool {
         let mut state = self.lock();
-        state.answer(place, answer);
+        let heard = state.answer(place, answer);
         if state.left == 0 {
             state.leave();
         }
+        heard
     }
 
     /// As several calls of [`Gather::answer`].
@@ -81,13 +83,14 @@ impl Gather {
 }
 
 impl State {
-    fn answer(&mut self, place: usize, answer: Answer) {
+    fn answer(&mut self, place: usize, answer: Answer) -> bool {
         match self.places.get_mut(place) {
             Some(at) if !matches!(at, Place::Answered(_)) => {
                 *at = Place::Answered(answer);
                 self.left -= 1;
+                self.done.as_ref().is_some_and(|done| !done.is_closed())
             }
-            _ => {}
+            _ => false,
         }
     }
 
@@ -129,6 +132,18 @@ mod tests {
         gather.answer(0, done(1));
         let answers = receiver.try_recv().expect("all are there");
         assert_eq!(format!("{answers:?}"), format!("{:?}", [done(1), done(2)]));
+    }
+
+    #[test]
+    fn it_is_known_whether_somebody_hears_an_answer() {
+        let (sender, receiver) = oneshot::channel();
+        let gather = Gather::new(3, sender, None);
+        assert!(gather.answer(0, done(1)));
+        assert!(!gather.answer(0, done(1)), "it has been answered");
+        drop(receiver);
+        assert!(!gather.answer(1, done(2)), "the caller has gone");
+        let _answers = gather.early();
+        assert!(!gather.answer(2, done(3)), "the answers have left");
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tidegate_control::records::{
-    Backoff, Batch, FeedMetrics, FeedOptions, Feeding, IndexError, RecordIndex, RecordPage, RecordQuery, Refused,
-    TextPage, TextQuery, Written,
+    Batch, FeedMetrics, FeedOptions, Feeding, IndexError, RecordIndex, RecordPage, RecordQuery, Refused, TextPage,
+    TextQuery, Written,
 };
 use tidegate_control_core::domain::Timestamp;
 use tokio::sync::Semaphore;
 
-use crate::kit::{DEADLINE, id, pushed, text, until};
+use crate::kit::{DEADLINE, breaker, id, pushed, text, until};
 
 /// What the next writes answer; after that all is written.
 enum Answer {
@@ -95,7 +95,7 @@ fn names(range: std::ops::Range<u64>) -> Vec<String> {
 #[tokio::test]
 async fn what_is_handed_in_arrives_in_order() {
     let index = Told::new(1_000, []);
-    let (feed, feeding) = Feeding::start(index.clone(), options(1_000, 7), Backoff::default(), FeedMetrics::default());
+    let (feed, feeding) = Feeding::start(index.clone(), options(1_000, 7), breaker(), FeedMetrics::default());
     for n in 0..50 {
         feed.record(pushed(id(n), "u:ann", &n.to_string()));
     }
@@ -110,7 +110,7 @@ async fn what_is_handed_in_arrives_in_order() {
 #[tokio::test]
 async fn a_full_queue_loses_its_oldest_and_counts_them() {
     let index = Told::new(0, []);
-    let (feed, feeding) = Feeding::start(index.clone(), options(10, 5), Backoff::default(), FeedMetrics::default());
+    let (feed, feeding) = Feeding::start(index.clone(), options(10, 5), breaker(), FeedMetrics::default());
     for n in 0..5 {
         feed.record(pushed(id(n), "u:ann", &n.to_string()));
     }
@@ -134,7 +134,7 @@ async fn a_full_queue_loses_its_oldest_and_counts_them() {
 async fn bytes_are_bounded_too() {
     let index = Told::new(0, []);
     let bounded = FeedOptions { queue_bytes_max: 100_000, ..options(1_000_000, 1) };
-    let (feed, feeding) = Feeding::start(index.clone(), bounded, Backoff::default(), FeedMetrics::default());
+    let (feed, feeding) = Feeding::start(index.clone(), bounded, breaker(), FeedMetrics::default());
     for n in 0..1_000 {
         feed.text(text(id(n), "u:ann", n, &"x".repeat(1_000)));
     }
@@ -150,7 +150,7 @@ async fn a_batch_is_tried_until_it_is_written() {
     let answers =
         [Answer::Unavailable, Answer::Unavailable, Answer::Partly(3, 2), Answer::Unavailable, Answer::Partly(1, 0)];
     let index = Told::new(1_000, answers);
-    let (feed, feeding) = Feeding::start(index.clone(), options(100, 10), Backoff::default(), FeedMetrics::default());
+    let (feed, feeding) = Feeding::start(index.clone(), options(100, 10), breaker(), FeedMetrics::default());
     for n in 0..10 {
         feed.record(pushed(id(n), "u:ann", &n.to_string()));
     }
@@ -166,7 +166,7 @@ async fn a_batch_is_tried_until_it_is_written() {
 #[tokio::test]
 async fn a_batch_that_can_never_be_written_does_not_stop_the_next() {
     let index = Told::new(1_000, [Answer::Failed]);
-    let (feed, feeding) = Feeding::start(index.clone(), options(100, 1), Backoff::default(), FeedMetrics::default());
+    let (feed, feeding) = Feeding::start(index.clone(), options(100, 1), breaker(), FeedMetrics::default());
     feed.record(pushed(id(0), "u:ann", "0"));
     feed.record(pushed(id(1), "u:ann", "1"));
     until("both are judged", async || feed.waiting() == 0).await;
@@ -177,7 +177,7 @@ async fn a_batch_that_can_never_be_written_does_not_stop_the_next() {
 #[tokio::test]
 async fn an_end_does_not_wait_for_ever() {
     let index = Told::new(0, []);
-    let (feed, feeding) = Feeding::start(index.clone(), options(100, 10), Backoff::default(), FeedMetrics::default());
+    let (feed, feeding) = Feeding::start(index.clone(), options(100, 10), breaker(), FeedMetrics::default());
     for n in 0..25 {
         feed.record(pushed(id(n), "u:ann", "hi"));
     }

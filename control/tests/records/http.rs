@@ -17,9 +17,7 @@ use tidegate_control::config::{AuthConfig, KeyConfig, LimitsConfig};
 use tidegate_control::dispatch::Dispatch;
 use tidegate_control::metrics::Metrics;
 use tidegate_control::presence::Presence;
-use tidegate_control::records::{
-    Backoff, Feed, FeedMetrics, FeedOptions, Feeding, MemoryIndex, MessageText, Status, follow,
-};
+use tidegate_control::records::{Feed, FeedMetrics, FeedOptions, Feeding, MemoryIndex, MessageText, Status, follow};
 use tidegate_control::runtime::{Hooks, Running, spawn};
 use tidegate_control_core::domain::{Epoch, Lsn, MessageId, PartitionId, Place, Seq, Timestamp};
 use tidegate_control_core::partition::{Partition, PartitionConfig};
@@ -27,7 +25,7 @@ use tidegate_control_core::ports::StoreReader;
 use tokio::sync::watch;
 use tower::ServiceExt as _;
 
-use crate::kit::{KEEP_DAYS, event, id, now, pushed, start, until};
+use crate::kit::{KEEP_DAYS, breaker, event, id, now, pushed, start, until};
 
 const SERVICE_TOKEN: &str = "0123456789abcdef0123456789abcdef-service";
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef-users";
@@ -85,7 +83,7 @@ impl Node {
         let records = keeps_records.then(|| {
             let index = Arc::new(MemoryIndex::new(KEEP_DAYS));
             let options = FeedOptions { batch_wait: Duration::ZERO, ..FeedOptions::default() };
-            let (feed, _) = Feeding::start(index.clone(), options, Backoff::default(), FeedMetrics::default());
+            let (feed, _) = Feeding::start(index.clone(), options, breaker(), FeedMetrics::default());
             Records { index, feed }
         });
         let (stopping, stop) = watch::channel(false);

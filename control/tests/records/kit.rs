@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tidegate_control::guard::Guard;
 use tidegate_control::records::{
-    Batch, MessageText, PushRecord, RecordId, RecordIndex, RecordPage, RecordQuery, Status, Text, Words, Written,
+    BREAKER, Batch, MessageText, PushRecord, RecordId, RecordIndex, RecordPage, RecordQuery, Status, Text, Words,
+    Written,
 };
 use tidegate_control_core::domain::{Epoch, MessageId, Place, Seq, Timestamp, Uid};
 use tidegate_control_core::partition::ID_EPOCH_MS;
@@ -27,6 +29,11 @@ pub trait Factory {
 
     /// Returns when what was written can be found.
     fn settle(&self) -> impl Future<Output = ()>;
+}
+
+/// In front of an index.
+pub fn breaker() -> Arc<Guard> {
+    Arc::new(Guard::new(BREAKER))
 }
 
 pub fn now() -> Timestamp {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate_control::adapters::opensearch::{Credentials, OpenError, OpenSearchOptions, OpenSearchRecords};
-use tidegate_control::records::{
-    Backoff, Batch, FeedMetrics, FeedOptions, Feeding, IndexError, RecordIndex, RecordQuery,
-};
+use tidegate_control::records::{Batch, FeedMetrics, FeedOptions, Feeding, IndexError, RecordIndex, RecordQuery};
 use tidegate_control_core::domain::Timestamp;
 use xtask::servers::{self, Server};
 
-use crate::kit::{DAY_MS, Factory, KEEP_DAYS, OwnServer, find, id, id_at, now, of_ids, own_name, pushed, until, write};
+use crate::kit::{
+    DAY_MS, Factory, KEEP_DAYS, OwnServer, breaker, find, id, id_at, now, of_ids, own_name, pushed, until, write,
+};
 
 struct OpenSearch {
     url: String,
@@ -208,7 +208,7 @@ async fn feeding_goes_on_after_the_server_was_killed() {
     let url = server.up();
     let opensearch = OpenSearch::at(url.clone());
     let feed_options = FeedOptions { batch_wait: Duration::from_millis(5), ..FeedOptions::default() };
-    let (feed, feeding) = Feeding::start(opensearch.index(), feed_options, Backoff::default(), FeedMetrics::default());
+    let (feed, feeding) = Feeding::start(opensearch.index(), feed_options, breaker(), FeedMetrics::default());
     let feed_some = |from: u64| (from..from + 20).for_each(|n| feed.record(pushed(id(n), "u:ann", "hi")));
     feed_some(0);
     until("the first are written", async || feed.waiting() == 0).await;

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use tidegate_control::adapters::postgres::records::{PostgresRecords, PostgresRecordsOptions};
 use tidegate_control::records::{
-    Backoff, Batch, FeedMetrics, FeedOptions, Feeding, IndexError, Readable, RecordIndex, RecordQuery, Scope, TextQuery,
+    Batch, FeedMetrics, FeedOptions, Feeding, IndexError, Readable, RecordIndex, RecordQuery, Scope, TextQuery,
 };
 use tidegate_control_core::domain::{Seq, Timestamp};
 use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
 use xtask::servers::{self, Server};
 
 use crate::kit::{
-    DAY_MS, EPOCH, Factory, KEEP_DAYS, OwnServer, find, id, id_at, now, own_name, pushed, text, until, words, written,
+    DAY_MS, EPOCH, Factory, KEEP_DAYS, OwnServer, breaker, find, id, id_at, now, own_name, pushed, text, until, words,
+    written,
 };
 use crate::proxy::Proxy;
 
@@ -182,7 +183,7 @@ async fn a_server_that_is_away_holds_nothing_up() {
     proxy.set_away(true);
     let index = connect(&proxy.config(), &postgres.schema);
     let metrics = FeedMetrics::default();
-    let (feed, feeding) = Feeding::start(index.clone(), options(50), Backoff::default(), metrics.clone());
+    let (feed, feeding) = Feeding::start(index.clone(), options(50), breaker(), metrics.clone());
     for n in 0..200 {
         feed.record(pushed(id(n), "u:ann", "hi"));
     }
@@ -220,7 +221,7 @@ async fn feeding_goes_on_after_the_server_was_killed() {
     let server = OwnServer::new(Server::Postgres);
     let url = server.up();
     let postgres = Postgres::at(&url);
-    let (feed, feeding) = Feeding::start(postgres.index(), options(1_000), Backoff::default(), FeedMetrics::default());
+    let (feed, feeding) = Feeding::start(postgres.index(), options(1_000), breaker(), FeedMetrics::default());
     let feed_some = |from: u64| (from..from + 20).for_each(|n| feed.record(pushed(id(n), "u:ann", "hi")));
     feed_some(0);
     until("the first are written", async || feed.waiting() == 0).await;

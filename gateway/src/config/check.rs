@@ -20,7 +20,7 @@ use tidegate_ring::mover::RATE_MAX;
 
 use super::origins::normal;
 use super::proxies::{TRUSTED_MAX, network};
-use super::{Config, KeyConfig, ORIGINS_MAX, ProxyProtocol, TlsConfig};
+use super::{Config, DeliverConfig, KeyConfig, ORIGINS_MAX, ProxyProtocol, TlsConfig};
 
 /// Something wrong in a configuration, for people to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,9 @@ impl fmt::Display for Problem {
         write!(f, "{}: {}", self.path, self.message)
     }
 }
+
+/// Names of certificates that may deliver.
+const CLIENTS_MAX: usize = 256;
 
 /// The sections and their keys. A test keeps this in step with [`Config`].
 const SECTIONS: [(&str, &[&str]); 11] = [
@@ -68,7 +71,7 @@ const SECTIONS: [(&str, &[&str]); 11] = [
     ("tls", &["addr", "echo_addr", "certificates", "client_certificates", "client_authorities"]),
     ("link", &["addr", "token_file", "credit_bytes"]),
     ("ring", &["enabled", "moves_per_s"]),
-    ("deliver", &["tokens_file"]),
+    ("deliver", &["tokens_file", "tls_addr", "certificate", "key", "client_authorities", "clients"]),
     ("engine", &["shards", "rings_per_shard", "slots", "front_door_threads", "pin", "io"]),
     ("handshake", &["deadline_ms", "first_frame_ms", "half_open_max", "half_open_per_ip_max"]),
     ("auth", &["keys", "audiences", "issuers", "leeway_s", "dev", "dev_page_ports"]),
@@ -166,7 +169,7 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
         "gateway.auth.dev",
         "development auth needs a loopback client_addr and tls.addr",
     );
-    let tls = [config.tls.addr, config.tls.echo_addr];
+    let tls = [config.tls.addr, config.tls.echo_addr, config.deliver.tls_addr];
     let addrs = [Some(config.client_addr), Some(config.admin_addr), config.echo_addr].into_iter().chain(tls);
     let fixed: Vec<SocketAddr> = addrs.flatten().filter(|addr| addr.port() != 0).collect();
     let distinct: BTreeSet<&SocketAddr> = fixed.iter().collect();
@@ -228,6 +231,7 @@ pub(super) fn rules(config: &Config) -> Vec<Problem> {
         let why = ServiceTokens::load(file).err();
         found.extend(why.map(|why| problem("gateway.deliver.tokens_file", with_source(&why))));
     }
+    found.extend(deliver_problem(&config.deliver));
     found
 }
 
@@ -239,6 +243,25 @@ fn key_problem(key: &KeyConfig) -> Option<Problem> {
     let material = fs::read(&key.file).ok()?;
     let error = tidegate_auth::Key::new(key.algorithm, key.id.clone(), &material).err()?;
     Some(problem(path, format!("{}: {error}", key.file.display())))
+}
+
+fn deliver_problem(config: &DeliverConfig) -> Option<Problem> {
+    let path = |key: &str| format!("gateway.deliver.{key}");
+    let files = [&config.certificate, &config.key, &config.client_authorities];
+    if config.tls_addr.is_none() && (files.iter().any(|file| file.is_some()) || !config.clients.is_empty()) {
+        return Some(problem(
+            &path("tls_addr"),
+            "is needed with certificate, key, client_authorities and clients".into(),
+        ));
+    }
+    if config.clients.len() > CLIENTS_MAX || config.clients.iter().any(String::is_empty) {
+        return Some(problem(&path("clients"), "at most 256 names, none of them empty".to_owned()));
+    }
+    match config.files() {
+        Ok(None) => None,
+        Ok(Some(files)) => Acceptor::load(files).err().map(|error| problem(&path("certificate"), with_source(&error))),
+        Err(missing) => Some(problem(&path(missing), "is needed with tls_addr".to_owned())),
+    }
 }
 
 fn tls_problem(config: &TlsConfig) -> Option<Problem> {

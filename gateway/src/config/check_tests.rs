@@ -28,6 +28,9 @@ fn the_list_of_keys_is_complete() {
     full.link.addr = Some(crate::config::OneOrMany::One("http://127.0.0.1:1".into()));
     full.link.token_file = Some(PathBuf::from("t"));
     full.deliver.tokens_file = Some(PathBuf::from("t"));
+    full.deliver.tls_addr = full.echo_addr;
+    let files = [&mut full.deliver.certificate, &mut full.deliver.key, &mut full.deliver.client_authorities];
+    files.into_iter().for_each(|file| *file = Some(PathBuf::from("f")));
     full.auth.keys.push(key);
     (full.tls.addr, full.tls.echo_addr) = (full.echo_addr, full.echo_addr);
     full.tls.client_authorities = Some(PathBuf::from("c"));
@@ -64,6 +67,12 @@ fn owners_are_found_in_the_registry_or_at_addresses_but_not_both() {
         ("[ring]\nmoves_per_s = 0", "gateway.ring.moves_per_s"),
         ("[ring]\nmoves = 1", "gateway.ring.moves"),
         ("[deliver]\ntokens_file = \"/nonexistent/tokens\"", "gateway.deliver.tokens_file"),
+        ("[deliver]\ntls_addr = \"127.0.0.1:0\"\ncertificate = \"c\"", "gateway.deliver.key: is needed"),
+        ("[deliver]\nclients = [\"billing\"]", "gateway.deliver.tls_addr: is needed"),
+        (
+            "[deliver]\ntls_addr = \"127.0.0.1:0\"\ncertificate = \"/nonexistent/c\"\nkey = \"k\"\nclient_authorities = \"a\"",
+            "gateway.deliver.certificate: cannot read",
+        ),
         ("[link]\naddr = []", "gateway.link.addr"),
     ] {
         assert!(said(wrong).contains(told), "{wrong}: {}", said(wrong));

@@ -150,13 +150,40 @@ pub struct RingMovesConfig {
     pub moves_per_s: u32,
 }
 
-/// `[gateway.deliver]`: `POST /internal/v1/deliver` on the admin listener.
+/// `[gateway.deliver]`: `POST /internal/v1/deliver`, for callers with a token on the admin listener, for callers with a certificate
+/// on a listener of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeliverConfig {
-    /// File with the service tokens that callers may show, one a line. Without it there is no such endpoint.
+    /// File with the service tokens that callers may show, one a line. Without it there is no such endpoint there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens_file: Option<PathBuf>,
+    /// Where callers connect that show a certificate. The three files below are needed with it, all PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_addr: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// Authorities that callers' certificates must come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_authorities: Option<PathBuf>,
+    /// Names of certificates that may deliver (an alternative name of kind DNS or URI, or the common name); none: all.
+    pub clients: Vec<String>,
+}
+
+impl DeliverConfig {
+    /// The files, if there is such a listener. `Err`: which is missing.
+    pub fn files(&self) -> Result<Option<TlsFiles>, &'static str> {
+        if self.tls_addr.is_none() {
+            return Ok(None);
+        }
+        let certificate = self.certificate.clone().ok_or("certificate")?;
+        let key = self.key.clone().ok_or("key")?;
+        let authorities = self.client_authorities.clone().ok_or("client_authorities")?;
+        let client_certificates = ClientCertificates::Required(authorities);
+        Ok(Some(TlsFiles { pairs: vec![PairFiles { certificate, key }], client_certificates }))
+    }
 }
 
 /// A value where most write one.

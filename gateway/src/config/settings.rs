@@ -14,8 +14,9 @@ use tidegate_registry::{Names, Registry, RegistryError};
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::check::{rules, with_source};
-use super::{Config, LINK_ADDR, Origins, Problem, Proxies, TlsConfig};
+use super::{Config, DeliverConfig, LINK_ADDR, Origins, Problem, Proxies, TlsConfig};
 use crate::addresses::AddressLimits;
+use crate::deliver::door::Door;
 use crate::io::{self, Backend, Io};
 
 /// Slots of a ring where none are configured and the descriptor limit allows more.
@@ -49,8 +50,10 @@ pub struct Settings {
     pub node: NodeSettings,
     /// Clients that are let go in a second because their place is another gateway; 0: they stay.
     pub moves_per_s: u32,
-    /// Who may deliver by HTTP; without it nobody.
+    /// Who may deliver by HTTP with a token; without it nobody.
     pub deliver: Option<ServiceTokens>,
+    /// Where callers deliver that have a certificate.
+    pub deliver_door: Option<(SocketAddr, Door)>,
     pub engine: EngineSettings,
     pub handshake: HandshakeSettings,
     pub verifier: Verifier,
@@ -150,6 +153,7 @@ impl Settings {
         let deliver = deliver.map_err(|error| {
             vec![Problem { path: "gateway.deliver.tokens_file".into(), message: with_source(&error) }]
         })?;
+        let deliver_door = deliver_door(&config.deliver).map_err(|problem| vec![problem])?;
         Ok(Settings {
             name: config.name,
             client_addr: config.client_addr,
@@ -165,6 +169,7 @@ impl Settings {
             node,
             moves_per_s: if config.ring.enabled { config.ring.moves_per_s } else { 0 },
             deliver,
+            deliver_door,
             engine,
             handshake: HandshakeSettings {
                 deadline: Duration::from_millis(config.handshake.deadline_ms.into()),
@@ -255,6 +260,14 @@ fn tls(config: &TlsConfig) -> Result<Option<TlsSettings>, Problem> {
     let Some(files) = config.files().map_err(|missing| problem(missing.to_owned()))? else { return Ok(None) };
     let acceptor = Arc::new(Acceptor::load(files).map_err(|error| problem(with_source(&error)))?);
     Ok(Some(TlsSettings { addr: config.addr, echo_addr: config.echo_addr, acceptor }))
+}
+
+fn deliver_door(config: &DeliverConfig) -> Result<Option<(SocketAddr, Door)>, Problem> {
+    let problem = |message: String| Problem { path: "gateway.deliver.certificate".into(), message };
+    let files = config.files().map_err(|missing| problem(format!("{missing} is needed with tls_addr")))?;
+    let (Some(addr), Some(files)) = (config.tls_addr, files) else { return Ok(None) };
+    let acceptor = Arc::new(Acceptor::load(files).map_err(|error| problem(with_source(&error)))?);
+    Ok(Some((addr, Door { acceptor, clients: config.clients.clone().into() })))
 }
 
 fn authorization(config: &Config) -> Result<Option<MetadataValue<Ascii>>, Problem> {

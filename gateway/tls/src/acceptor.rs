@@ -101,6 +101,11 @@ impl Acceptor {
         Session::new(self.config.load_full())
     }
 
+    /// What sessions begin with from now on, for a listener that is not the shards'.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.config.load_full()
+    }
+
     /// When the first certificate in use expires, in seconds since 1970.
     pub fn expires_at(&self) -> i64 {
         self.expires.load(Ordering::Relaxed)
@@ -215,6 +220,19 @@ fn describe(certificate: &CertificateDer<'_>, path: &Path) -> Result<(Vec<String
         _ => None,
     });
     Ok((hosts.collect(), expires))
+}
+
+/// By what a client's certificate may be known: alternative names of kind DNS (in lower case) and URI, then the common name.
+pub fn names_of(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let alternatives = parsed.subject_alternative_name().ok().flatten();
+    let names = alternatives.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(host) => Some(host.to_ascii_lowercase()),
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    });
+    let common = parsed.subject().iter_common_name().filter_map(|name| name.as_str().ok()).map(str::to_owned);
+    names.chain(common).collect()
 }
 
 /// Picks by the host that a client names (SNI).

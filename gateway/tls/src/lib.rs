@@ -22,6 +22,6 @@ mod table;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
-pub use acceptor::{Acceptor, ClientCertificates, LoadError, PairFiles, TlsFiles};
+pub use acceptor::{Acceptor, ClientCertificates, LoadError, PairFiles, TlsFiles, names_of};
 pub use secured::{Incoming, Secured, TlsStats};
 pub use session::{Received, Session, TlsError};

@@ -7,6 +7,7 @@ const CONFIG: BreakerConfig = BreakerConfig {
     requests_min: 4,
     window: Duration::from_millis(800),
     cool_down: Duration::from_millis(100),
+    cool_down_max: Duration::from_millis(100),
     probes: 2,
 };
 
@@ -62,6 +63,21 @@ fn a_failed_probe_opens_it_again() {
     request(&mut breaker, Outcome::Success, 100);
     request(&mut breaker, Outcome::Failure, 100);
     assert_eq!((breaker.state(), breaker.retry_at()), (BreakerState::Open, Some(ms(200))));
+}
+
+#[test]
+fn the_cool_down_doubles_with_each_failure_in_a_row_up_to_its_bound() {
+    let config = BreakerConfig { requests_min: 1, cool_down_max: ms(350), probes: 1, ..CONFIG };
+    let mut breaker = Breaker::new(config);
+    let mut now = 0;
+    for cool_down in [100, 200, 350, 350] {
+        request(&mut breaker, Outcome::Failure, now);
+        assert_eq!(breaker.retry_at(), Some(ms(now + cool_down)));
+        now += cool_down;
+    }
+    request(&mut breaker, Outcome::Success, now);
+    request(&mut breaker, Outcome::Failure, now);
+    assert_eq!(breaker.retry_at(), Some(ms(now + 100)), "a success ends the row");
 }
 
 #[test]

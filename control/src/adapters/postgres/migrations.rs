@@ -10,6 +10,7 @@ const MIGRATIONS: &[(i32, &str)] = &[
     (1, include_str!("migrations/0001_store.sql")),
     (2, include_str!("migrations/0002_cluster.sql")),
     (3, include_str!("migrations/0003_places.sql")),
+    (4, include_str!("migrations/0004_trail.sql")),
 ];
 
 const VERSIONS: &str = "create table if not exists migrations

@@ -73,6 +73,8 @@ pub struct PostgresOptions {
     pub retention_every_s: u64,
     /// For how long a caller's key is remembered.
     pub dedup_horizon_s: u64,
+    /// For so long a longer history has what retention took here, and a trail to it is laid; 0: there is none.
+    pub trail_s: u64,
 }
 
 impl PostgresOptions {
@@ -88,6 +90,7 @@ impl PostgresOptions {
             retention_age_s: 7 * 86_400,
             retention_every_s: 60,
             dedup_horizon_s: 86_400,
+            trail_s: 0,
         }
     }
 }
@@ -214,7 +217,8 @@ impl PostgresStore {
 
     /// Drops the records up to `upto`, as retention does with old ones, and returns how many there were.
     pub fn trim(&mut self, upto: Lsn) -> Result<u64, StoreError> {
-        let horizon = Horizon { records: Timestamp(i64::MAX), dedup: Timestamp(i64::MIN), upto };
+        let trail = (self.options.trail_s > 0).then_some(Timestamp(i64::MIN));
+        let horizon = Horizon { records: Timestamp(i64::MAX), dedup: Timestamp(i64::MIN), upto, trail };
         let (shared, owner) = (&self.shared, self.identity.owner_epoch);
         let trimmed = shared.engine.wait(async {
             let mut session = shared.engine.connect().await?;
@@ -315,7 +319,8 @@ impl MessageStore for PostgresStore {
         // What is still owed to other partitions must be found again after a crash.
         let arrived =
             if self.options.partitions > 1 { self.progress.routed.unwrap_or_default() } else { self.last_lsn() };
-        let horizon = Horizon { records, dedup, upto: self.last_lsn().min(arrived) };
+        let trail = (self.options.trail_s > 0).then(|| before(self.options.trail_s));
+        let horizon = Horizon { records, dedup, upto: self.last_lsn().min(arrived), trail };
         self.retention.begin(&self.shared, self.identity.owner_epoch, horizon);
         Ok(())
     }

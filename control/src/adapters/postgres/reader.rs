@@ -103,6 +103,15 @@ impl PostgresReader {
         Ok(Some(page))
     }
 
+    /// A trimmed message that is not after this one, as near as the trail has it, otherwise the nearest that is, with its time;
+    /// `None`: nothing is known of it.
+    pub fn trail(&self, stream: &StreamKey, epoch: Epoch, at: Seq) -> Result<Option<(Seq, Timestamp)>, StoreError> {
+        let params: Params<'_> = &[&self.partition(), &stream.as_str(), &(epoch.0 as i64), &(at.0 as i64)];
+        let rows = self.query(sql::FIND_TRAIL, params)?;
+        let row = |row: &Row| Ok::<_, Failure>((seq(row, 0)?, Timestamp(column(row, 1)?)));
+        Ok(rows.first().map(row).transpose()?)
+    }
+
     fn read_members(&self, gid: &Gid, sql: &'static str, params: Params<'_>) -> Result<Vec<Member>, Failure> {
         let member = |row: &Row| {
             Ok(Member {

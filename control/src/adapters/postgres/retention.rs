@@ -15,6 +15,10 @@ use super::sql;
 /// Records, and keys of callers, that one transaction deletes.
 const TRIM_RECORDS_MAX: i64 = 2_000;
 
+/// Between two rows of a stream's trail lie at most about so many messages, and so much time if there are any.
+const TRAIL_MESSAGES: i64 = 100;
+const TRAIL_MS: i64 = 60_000;
+
 /// What may go.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Horizon {
@@ -24,6 +28,8 @@ pub(super) struct Horizon {
     pub dedup: Timestamp,
     /// Whatever their age, only records up to here.
     pub upto: Lsn,
+    /// A longer history has what is not older than this, and is found by a trail; `None`: there is no such history.
+    pub trail: Option<Timestamp>,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +89,10 @@ pub(super) async fn trim(
     }
     let keys: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&partition, &horizon.dedup.0, &TRIM_RECORDS_MAX];
     while session.execute(sql::TRIM_DEDUP, keys).await? == TRIM_RECORDS_MAX as u64 {}
+    if let Some(Timestamp(trail)) = horizon.trail {
+        let rows: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&partition, &trail, &TRIM_RECORDS_MAX];
+        while session.execute(sql::TRIM_TRAIL, rows).await? == TRIM_RECORDS_MAX as u64 {}
+    }
     Ok(total)
 }
 
@@ -122,8 +132,42 @@ async fn trim_some(session: &mut Session, partition: i32, horizon: Horizon) -> R
     let seqs: Vec<i64> = firsts.values().map(|seq| *seq as i64).collect();
     session.query(sql::LOCK_HEADS, &[&partition, &streams]).await?;
     session.execute(sql::RAISE_FIRST, &[&partition, &streams, &epochs, &seqs]).await?;
+    if let Some(since) = horizon.trail {
+        lay_trail(session, partition, &records, since).await?;
+    }
     session.execute(sql::TRIM_PLACES, &[&partition, &places.0, &places.1, &places.2]).await?;
     session.execute(sql::TRIM_RECORDS, &[&partition, last]).await?;
     session.execute(sql::TRIMMED, &[&partition, last]).await?;
     Ok(Some((records.len() as u64, Lsn(*last as u64))))
+}
+
+/// Rows for the first message of each stream, and for one now and then after it.
+async fn lay_trail(
+    session: &mut Session,
+    partition: i32,
+    records: &[(i64, Record)],
+    since: Timestamp,
+) -> Result<(), Failure> {
+    let mut rows = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut newest: BTreeMap<(&StreamKey, u64), (i64, i64)> = BTreeMap::new();
+    for (_, record) in records {
+        let Record::Append(append) = record else { continue };
+        let ts = append.body.ts;
+        for (stream, Epoch(epoch), seq) in places_of(record).into_iter().filter(|_| ts >= since) {
+            let seq = seq.0 as i64;
+            let near = |(last, at): &(i64, i64)| seq < last + TRAIL_MESSAGES && ts.0 < at + TRAIL_MS;
+            if newest.get(&(stream, epoch)).is_some_and(near) {
+                continue;
+            }
+            newest.insert((stream, epoch), (seq, ts.0));
+            rows.0.push(stream.as_str());
+            rows.1.push(epoch as i64);
+            rows.2.push(seq);
+            rows.3.push(ts.0);
+        }
+    }
+    let keys: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&partition, &rows.0, &rows.1, &rows.2, &rows.3, &TRAIL_MESSAGES, &TRAIL_MS];
+    session.execute(sql::LAY_TRAIL, keys).await?;
+    Ok(())
 }

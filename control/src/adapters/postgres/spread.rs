@@ -26,6 +26,11 @@ impl SpreadReader {
         let partition = PartitionId::of(stream, self.partitions);
         self.readers.get(&partition).ok_or_else(|| StoreError::Fatal("a partition without a reader".into()))
     }
+
+    /// As [`PostgresReader::trail`].
+    pub fn trail(&self, stream: &StreamKey, epoch: Epoch, at: Seq) -> Result<Option<(Seq, Timestamp)>, StoreError> {
+        self.of(stream)?.trail(stream, epoch, at)
+    }
 }
 
 impl StoreReader for SpreadReader {

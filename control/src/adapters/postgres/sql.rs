@@ -185,3 +185,26 @@ pub const KEEP_PLACE: &str = "insert into followers as f (partition, name, lsn) 
 pub const TRIM_DEDUP: &str = "delete from dedup where ctid in (
          select ctid from dedup where partition = $1 and ts < $2 limit $3
      )";
+
+/// None where the stream has one near enough before it.
+pub const LAY_TRAIL: &str = "insert into trail (partition, stream, epoch, seq, ts)
+     select $1::integer, u.* from unnest($2::text[], $3::bigint[], $4::bigint[], $5::bigint[]) as u (stream, epoch, seq, ts)
+     where not exists (
+         select 1 from trail t
+         where t.partition = $1 and t.stream = u.stream and t.epoch = u.epoch and t.seq <= u.seq
+             and t.seq > u.seq - $6 and t.ts > u.ts - $7
+     )
+     on conflict do nothing";
+
+/// The nearest one that is not after a seq, and the nearest after it.
+pub const FIND_TRAIL: &str = "(
+         select seq, ts from trail where partition = $1 and stream = $2 and epoch = $3 and seq <= $4
+         order by seq desc limit 1
+     ) union all (
+         select seq, ts from trail where partition = $1 and stream = $2 and epoch = $3 and seq > $4
+         order by seq limit 1
+     ) order by seq";
+
+pub const TRIM_TRAIL: &str = "delete from trail where ctid in (
+         select ctid from trail where partition = $1 and ts < $2 limit $3
+     )";

@@ -167,6 +167,7 @@ impl BreakerSettings {
             requests_min: self.requests_min,
             window: Duration::from_millis(self.window_ms.into()),
             cool_down: Duration::from_millis(self.cool_down_ms.into()),
+            cool_down_max: Duration::from_millis(self.cool_down_ms.into()),
             probes: self.probes,
         }
     }

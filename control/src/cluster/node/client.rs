@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tidegate_control_core::domain::PartitionId;
+use tidegate_control_core::domain::{PartitionId, Refusal};
 use tidegate_control_core::partition::Command;
 use tidegate_proto::v1::node_link_client::NodeLinkClient;
 use tidegate_proto::v1::{NodeAsk, NodeDown, NodeOnline, NodeResult, NodeUp, node_answer, node_ask};
@@ -26,6 +26,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_millis(200);
 const DOWN_BYTES_MAX: usize = 64 << 20;
 
+/// How long the owner of a partition waits to hear whether a refusal was heard.
+const HEARD_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Every other node that is known to live.
 pub(crate) struct Peers {
     authorization: Option<MetadataValue<Ascii>>,
@@ -42,12 +45,14 @@ enum Item {
     Ask { partition: PartitionId, command: Command, answer: oneshot::Sender<Answer> },
     Online { partition: PartitionId, uids: Vec<String>, answer: oneshot::Sender<Vec<bool>> },
     Result(NodeResult),
+    Refused { result: NodeResult, heard: oneshot::Sender<bool> },
 }
 
 /// Who waits for an answer.
 enum Waiting {
     Command(oneshot::Sender<Answer>),
     Online(oneshot::Sender<Vec<bool>>),
+    Refused(oneshot::Sender<bool>),
 }
 
 /// Why there is no answer.
@@ -110,6 +115,18 @@ impl Peers {
             // Who does not hear of it asks again with the same key.
             let _ = queue.try_send(Item::Result(wire::result(corr, answer)));
         }
+    }
+
+    /// As [`Peers::result`]. Whether somebody waited for it and has heard of it, as far as is known: of one that was heard it may
+    /// seem that it was not.
+    pub async fn refused(&self, to: &str, incarnation: u64, corr: u64, refusal: Refusal) -> bool {
+        let queue = self.lock().get(to).filter(|peer| peer.incarnation == incarnation).map(|peer| peer.queue.clone());
+        let Some(queue) = queue else { return false };
+        let (heard, answered) = oneshot::channel();
+        if queue.try_send(Item::Refused { result: wire::result(corr, Err(refusal)), heard }).is_err() {
+            return false;
+        }
+        matches!(tokio::time::timeout(HEARD_TIMEOUT, answered).await, Ok(Ok(true)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Peer>> {
@@ -193,6 +210,12 @@ fn gather(batch: &mut Vec<Item>, waiting: &mut HashMap<u64, Waiting>, next_corr:
                 *next_corr += 1;
             }
             Item::Result(result) => results.push(result),
+            Item::Refused { result, heard } => {
+                let command = Some(node_ask::Command::Refused(result));
+                asks.push(NodeAsk { corr: *next_corr, partition: 0, command });
+                waiting.insert(*next_corr, Waiting::Refused(heard));
+                *next_corr += 1;
+            }
         }
     }
     NodeUp { asks, results }
@@ -211,6 +234,9 @@ fn take(answers: NodeDown, waiting: &mut HashMap<u64, Waiting>) -> Result<(), St
                 if let Some(node_answer::Ok::Online(answer)) = answer.ok {
                     let _ = asker.send(answer.online);
                 }
+            }
+            Some(Waiting::Refused(asker)) => {
+                let _ = asker.send(matches!(answer.ok, Some(node_answer::Ok::Heard(heard)) if heard.by_somebody));
             }
             None => {}
         }

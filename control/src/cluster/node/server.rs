@@ -5,7 +5,9 @@ use std::sync::Arc;
 use tidegate_control_core::domain::{ErrorCode, PartitionId, Refusal};
 use tidegate_control_core::partition::Command;
 use tidegate_proto::v1::node_link_server::NodeLink;
-use tidegate_proto::v1::{NodeAnswer, NodeDown, NodeOnline, NodeOnlineAnswer, NodeUp, node_answer, node_ask};
+use tidegate_proto::v1::{
+    NodeAnswer, NodeDown, NodeHeard, NodeOnline, NodeOnlineAnswer, NodeUp, node_answer, node_ask,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -64,7 +66,7 @@ impl NodeService {
         while let Some(message) = up.message().await? {
             for result in message.results {
                 match wire::resulted(&result) {
-                    Ok(answer) => self.results.take(result.corr, answer),
+                    Ok(answer) => drop(self.results.take(result.corr, answer)),
                     Err(bad) => return Err(Status::invalid_argument(bad.to_string())),
                 }
             }
@@ -73,6 +75,13 @@ impl NodeService {
                     let answer = self.online(ask.corr, PartitionId(ask.partition), online);
                     // The caller's connection may have ended.
                     let _ = answers.send(answer).await;
+                    continue;
+                }
+                if let Some(node_ask::Command::Refused(result)) = &ask.command {
+                    let answer = wire::resulted(result).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
+                    let heard = NodeHeard { by_somebody: self.results.take(result.corr, answer) };
+                    let ok = Some(node_answer::Ok::Heard(heard));
+                    let _ = answers.send(NodeAnswer { corr: ask.corr, error: None, ok }).await;
                     continue;
                 }
                 let (corr, partition, command) =

@@ -113,7 +113,7 @@ pub(crate) fn asked(ask: v1::NodeAsk) -> Result<(u64, PartitionId, Command), Bad
         },
         Wire::Errands(run) => Command::Errands(run.errands.iter().map(errand_in).collect::<Result<_, _>>()?),
         // No command: answered without the partition.
-        Wire::Online(_) => return Err(BadWire::Invalid("command")),
+        Wire::Online(_) | Wire::Refused(_) => return Err(BadWire::Invalid("command")),
     };
     Ok((ask.corr, PartitionId(ask.partition), command))
 }
@@ -259,7 +259,7 @@ pub(crate) fn answered(answer: v1::NodeAnswer) -> Result<(u64, Answer), BadWire>
         Wire::Done(done) => Reply::Done { seq: done.seq.map(Seq) },
         Wire::Page(page) => page_in(page)?,
         Wire::Heads(heads) => Reply::Heads(heads.streams.iter().map(head_in).collect::<Result<_, _>>()?),
-        Wire::Online(_) => return Err(BadWire::Invalid("answer")),
+        Wire::Online(_) | Wire::Heard(_) => return Err(BadWire::Invalid("answer")),
     };
     Ok((answer.corr, Ok(reply)))
 }

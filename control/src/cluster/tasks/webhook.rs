@@ -3,7 +3,7 @@
 //! The signature is `sha256=` and the hexadecimal HMAC-SHA-256 (RFC 2104) of `<timestamp>.<body>` with the shared secret;
 //! the timestamp, in seconds since the Unix epoch, stands in a header of its own, so that an old request cannot be sent again.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -14,32 +14,31 @@ use serde::Serialize;
 use sha2::Sha256;
 use tidegate_bus::dead_letters::Failure;
 use tidegate_bus::records::OfflinePush;
-use tokio::time::Instant;
+use tidegate_control_core::breaker::{BreakerConfig, Outcome};
 
 use super::push::PushSink;
 use super::settings::{PushSettings, SECRET_BYTES_MIN};
 use crate::cluster::ingress::wall_clock_ms;
-use crate::records::{Backoff, Breaker as _};
+use crate::guard::Guard;
 
 pub(crate) const SIGNATURE: &str = "tidegate-signature";
 pub(crate) const TIMESTAMP: &str = "tidegate-timestamp";
 const KEY: &str = "idempotency-key";
-/// Failures in a row after which requests are held back for a while.
-const FAILURES_BORNE: u32 = 3;
+/// After some failures nothing is sent for a while, then one request is tried.
+pub(crate) const BREAKER: BreakerConfig = BreakerConfig {
+    failure_percent: 50,
+    requests_min: 3,
+    window: Duration::from_secs(10),
+    cool_down: Duration::from_millis(400),
+    cool_down_max: Duration::from_secs(30),
+    probes: 1,
+};
 
 pub(crate) struct Webhook {
     client: Client,
     url: Url,
     secret: Vec<u8>,
-    breaker: Mutex<Breaker>,
-}
-
-/// After some failures in a row nothing is sent for a while; then one request is tried.
-#[derive(Default)]
-struct Breaker {
-    failures: u32,
-    backoff: Backoff,
-    until: Option<Instant>,
+    guard: Arc<Guard>,
 }
 
 /// Why the webhook cannot be used as it is configured.
@@ -67,7 +66,7 @@ struct Body<'a> {
 
 impl Webhook {
     /// Reads the files that the settings name.
-    pub fn new(settings: &PushSettings) -> Result<Webhook, WebhookError> {
+    pub fn new(settings: &PushSettings, guard: Arc<Guard>) -> Result<Webhook, WebhookError> {
         let url: Url = settings.url.as_deref().unwrap_or_default().parse().map_err(|_| WebhookError::Url)?;
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(WebhookError::Url);
@@ -96,7 +95,7 @@ impl Webhook {
             }
         }
         let client = client.build().map_err(|error| WebhookError::Client(error.to_string()))?;
-        Ok(Webhook { client, url, secret, breaker: Mutex::default() })
+        Ok(Webhook { client, url, secret, guard })
     }
 
     async fn post(&self, task_id: &str, push: &OfflinePush) -> Result<StatusCode, String> {
@@ -128,31 +127,22 @@ impl Webhook {
 impl PushSink for Webhook {
     fn send<'a>(&'a self, task_id: &'a str, push: &'a OfflinePush) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let breaker = || self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-            if !breaker().lets_through() {
+            let Some(permit) = self.guard.allow() else {
                 return Err(Failure::Dependency("the push service failed too often: it is left alone".to_owned()));
-            }
+            };
             let answered = self.post(task_id, push).await;
             let failure = match answered {
                 Ok(status) if status.is_success() => None,
                 Ok(status) if is_passing(status) => Some(format!("the push service answers {status}")),
                 // It is there, and says no to this one.
                 Ok(status) => {
-                    breaker().succeeded();
+                    self.guard.record(permit, Outcome::Success);
                     return Err(Failure::refused(format!("the push service answers {status}")));
                 }
                 Err(error) => Some(error),
             };
-            match failure {
-                None => {
-                    breaker().succeeded();
-                    Ok(())
-                }
-                Some(failure) => {
-                    breaker().failed();
-                    Err(Failure::Dependency(failure))
-                }
-            }
+            self.guard.record(permit, if failure.is_none() { Outcome::Success } else { Outcome::Failure });
+            failure.map_or(Ok(()), |failure| Err(Failure::Dependency(failure)))
         })
     }
 }
@@ -169,31 +159,6 @@ fn is_passing(status: StatusCode) -> bool {
                 | StatusCode::TOO_EARLY
                 | StatusCode::TOO_MANY_REQUESTS
         )
-}
-
-impl Breaker {
-    fn lets_through(&mut self) -> bool {
-        if self.until.is_some_and(|until| until > Instant::now()) {
-            return false;
-        }
-        // Others wait until this one is answered.
-        if self.failures >= FAILURES_BORNE {
-            self.until = Some(Instant::now() + self.backoff.pause());
-        }
-        true
-    }
-
-    fn succeeded(&mut self) {
-        *self = Breaker::default();
-    }
-
-    fn failed(&mut self) {
-        self.failures = self.failures.saturating_add(1);
-        self.backoff.failed();
-        if self.failures >= FAILURES_BORNE {
-            self.until = Some(Instant::now() + self.backoff.pause());
-        }
-    }
 }
 
 /// As the module says.

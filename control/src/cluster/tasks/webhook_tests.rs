@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use axum::body::Bytes;
@@ -9,6 +9,10 @@ use axum::routing::post;
 use super::*;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn webhook(settings: &PushSettings) -> Webhook {
+    Webhook::new(settings, Arc::new(Guard::new(BREAKER))).expect("a webhook")
+}
 
 /// A service that answers with a status and keeps what it was asked.
 #[derive(Clone, Default)]
@@ -28,7 +32,7 @@ impl Service {
         let file = folder.path().join("secret");
         std::fs::write(&file, format!("{SECRET}\n")).expect("written");
         let settings = PushSettings { url: Some(url), secret_file: Some(file), ..PushSettings::default() };
-        (service, Webhook::new(&settings).expect("a webhook"), folder)
+        (service, webhook(&settings), folder)
     }
 
     fn says(&self, status: u16) {
@@ -84,12 +88,12 @@ async fn a_push_is_posted_signed_and_named() {
 #[tokio::test]
 async fn a_no_is_final_and_trouble_is_not() {
     let (service, webhook, _folder) = Service::start(422).await;
+    let patient = BreakerConfig { requests_min: 1_000, ..BREAKER };
+    let webhook = Webhook { guard: Arc::new(Guard::new(patient)), ..webhook };
     let refused = webhook.send("1", &push()).await.expect_err("refused");
     assert!(matches!(refused, Failure::Record { .. }), "{refused:?}");
     for status in [500, 429, 401, 302] {
         service.says(status);
-        let (_, webhook, _folder) = (&service, &webhook, ());
-        webhook.breaker.lock().expect("a lock").succeeded();
         let failed = webhook.send("1", &push()).await.expect_err("in trouble");
         assert!(matches!(failed, Failure::Dependency(_)), "{status}: {failed:?}");
     }
@@ -102,7 +106,7 @@ async fn a_service_that_fails_is_left_alone_for_a_while_and_then_tried_once() {
         webhook.send("1", &push()).await.expect_err("in trouble");
     }
     let asked = service.asked();
-    assert!((FAILURES_BORNE as usize..20).contains(&asked), "asked {asked} times");
+    assert!((BREAKER.requests_min as usize..20).contains(&asked), "asked {asked} times");
     service.says(200);
     let deadline = std::time::Instant::now() + Duration::from_secs(60);
     while webhook.send("1", &push()).await.is_err() {
@@ -121,9 +125,9 @@ async fn nobody_there_is_trouble_and_the_url_is_not_told() {
     let file = folder.path().join("secret");
     std::fs::write(&file, SECRET).expect("written");
     let settings = PushSettings { url: Some(url), secret_file: Some(file.clone()), ..PushSettings::default() };
-    let webhook = Webhook::new(&settings).expect("a webhook");
+    let webhook = webhook(&settings);
     let Err(Failure::Dependency(why)) = webhook.send("1", &push()).await else { panic!("there is nobody") };
     assert!(!why.contains("s3cret"), "{why}");
     std::fs::write(&file, "short").expect("written");
-    assert!(matches!(Webhook::new(&settings), Err(WebhookError::Secret(_))));
+    assert!(matches!(Webhook::new(&settings, Arc::default()), Err(WebhookError::Secret(_))));
 }
