@@ -149,7 +149,7 @@ impl Ingress {
                     self.failing.store(false, Ordering::Relaxed);
                     match corr {
                         Some(_) => gather.placed(place, id),
-                        None => gather.answer(place, Ok(Reply::Queued { id })),
+                        None => drop(gather.answer(place, Ok(Reply::Queued { id }))),
                     }
                 }
                 (Err(error), corr) => self.refuse(gather, corr, place, self.refusal(&error)),
