@@ -142,7 +142,8 @@ mod tests {
         let tail = Tail::new(Lsn(0));
         let count = (2 * BYTES_MAX / RECORD_BYTES) as u64;
         tail.push(Lsn(count), &records(1..=count));
-        let (bytes, before) = (tail.kept().bytes, tail.kept().before());
+        let bytes = tail.kept().bytes;
+        let before = tail.kept().before();
         assert!(bytes <= BYTES_MAX && bytes > BYTES_MAX - 2 * RECORD_BYTES, "{bytes}");
         assert!(tail.after(Lsn(before.0 - 1), ALL).is_none());
         assert_eq!(lsns(tail.after(before, ALL)).expect("the rest").len() as u64, count - before.0);
