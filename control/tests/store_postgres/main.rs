@@ -5,6 +5,7 @@ mod faults;
 mod places;
 mod proxy;
 mod retention;
+mod tail;
 
 use factory::Factory;
 
