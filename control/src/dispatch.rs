@@ -89,6 +89,6 @@ pub(crate) fn figures(state: &ClusterState) -> crate::metrics::ClusterFigures {
         history: state.history(),
         rekeyed: state.lag.rekeyed.load(Ordering::Relaxed),
         producer: state.bus.publisher().stats(),
-        dependencies: crate::metrics::DependencyFigures { cache: state.cache.as_ref().map(|cache| cache.health()) },
+        cache: state.cache.as_ref().map(|cache| cache.health()),
     }
 }

@@ -18,6 +18,7 @@ use tidegate_control_core::breaker::BreakerConfig;
 use tidegate_control_core::domain::PartitionId;
 use tidegate_control_core::partition::PartitionStats;
 use tidegate_control_core::partition::stats::CODES;
+use tidegate_control_core::ports::cache::Health;
 
 use crate::cache::bounded::Tally;
 use crate::cluster::TaskMetrics;
@@ -27,7 +28,7 @@ use crate::records::FeedMetrics;
 mod dependencies;
 
 use dependencies::Dependencies;
-pub use dependencies::{DependencyFigures, StoreSeconds};
+pub use dependencies::StoreSeconds;
 
 /// Every metric of the process. Histograms are observed once a batch; the partition's own counters are taken over with every
 /// tick of its loop.
@@ -140,7 +141,8 @@ pub struct ClusterFigures {
     pub history: (u64, u64),
     pub rekeyed: u64,
     pub producer: ProducerStats,
-    pub dependencies: DependencyFigures,
+    /// `None`: it has no cache.
+    pub cache: Option<Health>,
 }
 
 /// What the readers of a topic do here.
@@ -303,7 +305,7 @@ impl Metrics {
         self.connections.set(now.connections as i64);
         if let Some(cluster) = now.cluster {
             self.cluster.set(&cluster);
-            self.dependencies.set(&cluster.dependencies);
+            self.dependencies.set(cluster.cache.as_ref());
         }
         self.dependencies.look();
         let mut out = String::new();

@@ -24,8 +24,6 @@ use crate::presence::Presence;
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// Streams that are remembered for what found no room; of more, the heads that stand in the cache are merely old.
 const MISSED_MAX: usize = 1 << 16;
-/// What a record weighs beside its content.
-const RECORD_BYTES: usize = 512;
 
 /// Where facts go, and who is asked who is there.
 #[derive(Clone)]
@@ -77,7 +75,7 @@ impl Committed {
         if records.is_empty() {
             return;
         }
-        let bytes: usize = records.iter().map(weight).sum();
+        let bytes: usize = records.iter().map(Record::weight).sum();
         let mut waiting = self.shared.waiting();
         // Once something is missing, what follows waits until that is told.
         if waiting.missed.is_empty() && (waiting.bytes == 0 || waiting.bytes + bytes <= WAITING_BYTES_MAX) {
@@ -112,7 +110,7 @@ impl Shared {
     fn next(&self) -> Next {
         let mut waiting = self.waiting();
         if let Some(batch) = waiting.batches.pop_front() {
-            waiting.bytes -= batch.iter().map(weight).sum::<usize>();
+            waiting.bytes -= batch.iter().map(Record::weight).sum::<usize>();
             return Next::Batch(batch);
         }
         match (waiting.missed.is_empty(), waiting.closed) {
@@ -138,14 +136,6 @@ async fn run(owner: OwnerEpoch, memory: Memory, shared: Arc<Shared>) {
             Next::End => return,
         }
     }
-}
-
-fn weight(record: &Record) -> usize {
-    RECORD_BYTES
-        + match record {
-            Record::Append(append) => append.body.content.len() + append.body.metadata.len(),
-            _ => 0,
-        }
 }
 
 /// Whose lists are affected.

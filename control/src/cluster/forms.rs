@@ -34,10 +34,7 @@ pub(super) enum NoPush {
 }
 
 pub(super) fn encode(push: &Push, timestamp: i64, format: Format) -> Vec<u8> {
-    let (content, content_bytes) = match &push.content {
-        Content::Text(text) => (text.to_string(), None),
-        Content::Binary(bytes) => (String::new(), Some(bytes.to_vec())),
-    };
+    let (content, content_bytes) = content_fields(&push.content);
     let to_user = |uid: Uid| uid.to_string();
     let group = push.to.gid().map(|gid| gid.to_string());
     let conversation = match (&push.sender, push.to.uid()) {
@@ -61,11 +58,7 @@ pub(super) fn encode(push: &Push, timestamp: i64, format: Format) -> Vec<u8> {
         client_msg_id: Some(push.client_msg_id.to_string()),
         title: push.title.to_string(),
         ephemeral: push.ephemeral,
-        priority: match push.priority {
-            Priority::High => records::Priority::High,
-            Priority::Normal => records::Priority::Normal,
-            Priority::Low => records::Priority::Low,
-        },
+        priority: priority_field(push.priority),
         ttl_s: push.ttl_s,
         platforms: push.platforms.iter().map(|platform| platform.to_string()).collect(),
         content_bytes,
@@ -100,10 +93,7 @@ pub(super) fn push_of(upstream: Upstream, id: Option<MessageId>) -> Result<Push,
     let client_msg_id = if sender.is_some() { upstream.client_key().to_owned() } else { String::new() };
     let message_id = (id.is_none() && sender.is_none() && !upstream.message_id.is_empty())
         .then(|| upstream.message_id.clone().into_boxed_str());
-    let content = match upstream.content_bytes {
-        Some(bytes) => Content::Binary(bytes.into()),
-        None => Content::Text(upstream.content.into()),
-    };
+    let content = content_of(upstream.content, upstream.content_bytes);
     let kind = if upstream.message_type.is_empty() { KIND_DEFAULT.to_owned() } else { upstream.message_type };
     let refused = |refusal: Refusal| NoPush::Invalid(refusal.message.into());
     check_content(&kind, &content, sender.is_some()).map_err(refused)?;
@@ -122,15 +112,42 @@ pub(super) fn push_of(upstream: Upstream, id: Option<MessageId>) -> Result<Push,
         content,
         metadata: upstream.metadata.into(),
         ephemeral: upstream.ephemeral,
-        priority: match upstream.priority {
-            records::Priority::High => Priority::High,
-            records::Priority::Normal => Priority::Normal,
-            records::Priority::Low => Priority::Low,
-        },
+        priority: priority_of(upstream.priority),
         ttl_s: upstream.ttl_s,
         platforms: upstream.platforms.into_iter().map(String::into_boxed_str).collect(),
         ack_durable: false,
     })
+}
+
+/// `content` and `content_b64` of a record.
+pub(super) fn content_fields(content: &Content) -> (String, Option<Vec<u8>>) {
+    match content {
+        Content::Text(text) => (text.to_string(), None),
+        Content::Binary(bytes) => (String::new(), Some(bytes.to_vec())),
+    }
+}
+
+pub(super) fn content_of(text: String, bytes: Option<Vec<u8>>) -> Content {
+    match bytes {
+        Some(bytes) => Content::Binary(bytes.into()),
+        None => Content::Text(text.into()),
+    }
+}
+
+pub(super) fn priority_field(priority: Priority) -> records::Priority {
+    match priority {
+        Priority::High => records::Priority::High,
+        Priority::Normal => records::Priority::Normal,
+        Priority::Low => records::Priority::Low,
+    }
+}
+
+pub(super) fn priority_of(priority: records::Priority) -> Priority {
+    match priority {
+        records::Priority::High => Priority::High,
+        records::Priority::Normal => Priority::Normal,
+        records::Priority::Low => Priority::Low,
+    }
 }
 
 pub(super) fn reply_to(record: &Record) -> Option<ReplyTo> {

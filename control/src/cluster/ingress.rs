@@ -144,15 +144,15 @@ impl Ingress {
             let placed = placing.await;
             let away = placed.as_ref().is_err_and(PublishError::is_dependency);
             self.guard.record(permit, if away { Outcome::Failure } else { Outcome::Success });
-            match (placed, corr) {
-                (Ok(_), corr) => {
-                    self.failing.store(false, Ordering::Relaxed);
-                    match corr {
-                        Some(_) => gather.placed(place, id),
-                        None => drop(gather.answer(place, Ok(Reply::Queued { id }))),
-                    }
-                }
-                (Err(error), corr) => self.refuse(gather, corr, place, self.refusal(&error)),
+            if let Err(error) = placed {
+                self.refuse(gather, corr, place, self.refusal(&error));
+                continue;
+            }
+            self.failing.store(false, Ordering::Relaxed);
+            if corr.is_some() {
+                gather.placed(place, id);
+            } else {
+                gather.answer(place, Ok(Reply::Queued { id }));
             }
         }
     }

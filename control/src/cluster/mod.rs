@@ -243,7 +243,7 @@ impl Cluster {
             let (topic, store) = (settings.topics.history.name.clone(), Arc::clone(&reader) as Arc<dyn Trail>);
             Older::new(Arc::clone(&bus), topic, store, core.group_history, metrics.tally("history"))
         });
-        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress, (recent, older)));
+        let spread = Arc::new(Spread::new(Arc::clone(&seats), Arc::clone(&peers), ingress, recent, older));
         let upstream = Arc::new(Upstream::new(Parts {
             bus: Arc::clone(&bus),
             topic,

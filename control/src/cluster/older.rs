@@ -18,16 +18,15 @@ use std::time::Duration;
 
 use tidegate_bus::history::{self, Begin, Scan};
 use tidegate_bus::port::{Bus, BusError, Record};
-use tidegate_bus::records::{Downstream, Form as _, Priority as Urgency};
+use tidegate_bus::records::{Downstream, Form as _};
 use tidegate_control_core::domain::names::EVERYBODY;
-use tidegate_control_core::domain::{
-    Body, Content, Epoch, ErrorCode, MessageId, Priority, Refusal, Seq, StreamKey, Timestamp, Uid,
-};
+use tidegate_control_core::domain::{Body, Epoch, ErrorCode, MessageId, Refusal, Seq, StreamKey, Timestamp, Uid};
 use tidegate_control_core::partition::{Command, GroupHistory, Reply, limits};
 use tidegate_control_core::ports::{Head, Page, StoreError, StoreReader, Stored};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::forms;
 use crate::api::auth::now_ms;
 use crate::cache::bounded::Tally;
 use crate::runtime::Answer;
@@ -113,20 +112,21 @@ impl Older {
         group_history: GroupHistory,
         tally: Tally,
     ) -> Older {
-        let older = Older {
+        let bounds = Bounds::default();
+        Older {
             bus,
             topic,
             store,
             group_history,
-            bounds: Bounds::default(),
-            turns: Semaphore::new(0),
+            bounds,
+            turns: Semaphore::new(bounds.at_once),
             reached: Mutex::default(),
             tally,
-        };
-        older.bounded(Bounds::default())
+        }
     }
 
-    pub fn bounded(self, bounds: Bounds) -> Older {
+    #[cfg(test)]
+    fn bounded(self, bounds: Bounds) -> Older {
         Older { bounds, turns: Semaphore::new(bounds.at_once), ..self }
     }
 
@@ -430,10 +430,6 @@ fn stored(stream: &StreamKey, epoch: Epoch, record: &Record) -> Option<Stored> {
         0 => None,
         seq => Some((told.conversation_id.parse().ok()?, Seq(seq))),
     };
-    let content = match told.content_bytes {
-        Some(bytes) => Content::Binary(bytes.into()),
-        None => Content::Text(told.content.into()),
-    };
     let body = Body {
         id: MessageId(told.message_id.parse().ok()?),
         from: told.from_user_id.into(),
@@ -441,14 +437,10 @@ fn stored(stream: &StreamKey, epoch: Epoch, record: &Record) -> Option<Stored> {
         client_msg_id: told.client_msg_id.into(),
         kind: told.message_type.into(),
         title: told.title.into(),
-        content,
+        content: forms::content_of(told.content, told.content_bytes),
         metadata: told.metadata.into(),
         ts: Timestamp(told.timestamp),
-        priority: match told.priority {
-            Urgency::High => Priority::High,
-            Urgency::Normal => Priority::Normal,
-            Urgency::Low => Priority::Low,
-        },
+        priority: forms::priority_of(told.priority),
         expires: (told.expires != 0).then_some(Timestamp(told.expires)),
         platforms: told.platforms.into_iter().map(Into::into).collect(),
     };

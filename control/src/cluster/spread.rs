@@ -44,7 +44,8 @@ impl Spread {
         seats: Arc<Seats>,
         peers: Arc<Peers>,
         ingress: Arc<Ingress>,
-        (recent, older): (Option<Recent>, Option<Older>),
+        recent: Option<Recent>,
+        older: Option<Older>,
     ) -> Spread {
         Spread { seats, peers, ingress, recent, older, room: Arc::new(Semaphore::new(SLOTS_MAX)) }
     }

@@ -46,12 +46,6 @@ impl StoreSeconds {
     }
 }
 
-/// Figures that are read when somebody asks.
-#[derive(Clone, Debug, Default)]
-pub struct DependencyFigures {
-    pub cache: Option<Health>,
-}
-
 pub(super) struct Dependencies {
     pub registry: Registry,
     pub store_seconds: StoreSeconds,
@@ -159,8 +153,8 @@ impl Dependencies {
         self.breakers.get_or_create(&Dependency { dependency }).set(number);
     }
 
-    pub fn set(&self, now: &DependencyFigures) {
-        let Some(cache) = &now.cache else { return };
+    pub fn set(&self, cache: Option<&Health>) {
+        let Some(cache) = cache else { return };
         self.show("cache", cache.breaker);
         self.reads_failed.set(cache.reads_failed as i64);
         self.writes.set(cache.writes_done as i64);

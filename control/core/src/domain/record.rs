@@ -20,6 +20,18 @@ pub enum Record {
     Joined(Joined),
 }
 
+impl Record {
+    /// Bytes that it takes in memory, about: its content, and what it has beside it.
+    pub fn weight(&self) -> usize {
+        const RECORD_BYTES: usize = 512;
+        let content = match self {
+            Record::Append(append) => append.body.content.len() + append.body.metadata.len(),
+            _ => 0,
+        };
+        RECORD_BYTES + content
+    }
+}
+
 /// Stands in the log of the user's inbox: gateways that know the user, but not the group yet, hear of it from here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Joined {

@@ -9,7 +9,7 @@ use tidegate_control_core::domain::{Epoch, Lsn, OwnerEpoch, Record, StreamKey, T
 use super::changes::places_of;
 use super::error::Failure;
 use super::reader::{Shared, column, record};
-use super::session::Session;
+use super::session::{Params, Session};
 use super::sql;
 
 /// Records, and keys of callers, that one transaction deletes.
@@ -87,13 +87,18 @@ pub(super) async fn trim(
             break;
         }
     }
-    let keys: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&partition, &horizon.dedup.0, &TRIM_RECORDS_MAX];
-    while session.execute(sql::TRIM_DEDUP, keys).await? == TRIM_RECORDS_MAX as u64 {}
-    if let Some(Timestamp(trail)) = horizon.trail {
-        let rows: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&partition, &trail, &TRIM_RECORDS_MAX];
-        while session.execute(sql::TRIM_TRAIL, rows).await? == TRIM_RECORDS_MAX as u64 {}
+    drop_older(session, sql::TRIM_DEDUP, partition, horizon.dedup).await?;
+    if let Some(trail) = horizon.trail {
+        drop_older(session, sql::TRIM_TRAIL, partition, trail).await?;
     }
     Ok(total)
+}
+
+/// By a statement that deletes so many rows at most.
+async fn drop_older(session: &mut Session, sql: &'static str, partition: i32, than: Timestamp) -> Result<(), Failure> {
+    let limits: Params<'_> = &[&partition, &than.0, &TRIM_RECORDS_MAX];
+    while session.execute(sql, limits).await? == TRIM_RECORDS_MAX as u64 {}
+    Ok(())
 }
 
 async fn still_owns(session: &mut Session, partition: i32, owner: OwnerEpoch) -> Result<(), Failure> {
@@ -166,8 +171,7 @@ async fn lay_trail(
             rows.3.push(ts.0);
         }
     }
-    let keys: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
-        &[&partition, &rows.0, &rows.1, &rows.2, &rows.3, &TRAIL_MESSAGES, &TRAIL_MS];
-    session.execute(sql::LAY_TRAIL, keys).await?;
+    let trail: Params<'_> = &[&partition, &rows.0, &rows.1, &rows.2, &rows.3, &TRAIL_MESSAGES, &TRAIL_MS];
+    session.execute(sql::LAY_TRAIL, trail).await?;
     Ok(())
 }

@@ -19,7 +19,7 @@ pub const ADVANCE: &str = "update partitions set last_lsn = $5, last_ts = greate
      where partition = $1 and owner_epoch = $2 and writer = $3 and last_lsn = $4";
 
 /// Of every batch, or of most; prepared when a connection begins.
-pub const WRITES: [&str; 5] = [ADVANCE, RECORDS, PLACES, HEADS, DEDUP];
+pub const WRITES: [&str; 7] = [ADVANCE, RECORDS, PLACES, COPY_RECORDS, COPY_PLACES, HEADS, DEDUP];
 
 pub const RECORDS: &str = "insert into records (partition, lsn, ts, record)
      select $1::integer, * from unnest($2::bigint[], $3::bigint[], $4::bytea[])";

@@ -11,10 +11,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tidegate_control_core::domain::{Lsn, Record};
 use tidegate_control_core::ports::{PageLimit, ReplayPage};
 
-/// What one partition keeps, by content and what a record weighs beside it. A busy partition fills it in about two seconds,
-/// which is ten times what followers are behind.
+/// What one partition keeps, by the weight of its records. A busy partition fills it in about two seconds, which is ten times
+/// what followers are behind.
 const BYTES_MAX: usize = 4 << 20;
-const RECORD_BYTES: usize = 512;
 
 #[derive(Debug, Default)]
 pub(super) struct Tail(Mutex<Kept>);
@@ -37,7 +36,7 @@ impl Tail {
         let mut kept = self.kept();
         debug_assert_eq!(upto.0, kept.last.0 + records.len() as u64, "no hole");
         kept.last = upto;
-        kept.bytes += records.iter().map(weight).sum::<usize>();
+        kept.bytes += records.iter().map(Record::weight).sum::<usize>();
         kept.records.extend(records.iter().cloned());
         while kept.bytes > BYTES_MAX {
             kept.drop_oldest();
@@ -62,7 +61,7 @@ impl Tail {
         let mut page = ReplayPage { records: Vec::new(), upto: from };
         let mut bytes = 0;
         for record in kept.records.range((from.0 - before.0) as usize..).take(limit.messages.max(1)) {
-            bytes += weight(record);
+            bytes += record.weight();
             if bytes > limit.bytes && !page.records.is_empty() {
                 break;
             }
@@ -86,17 +85,9 @@ impl Kept {
 
     fn drop_oldest(&mut self) {
         if let Some(oldest) = self.records.pop_front() {
-            self.bytes -= weight(&oldest);
+            self.bytes -= oldest.weight();
         }
     }
-}
-
-fn weight(record: &Record) -> usize {
-    RECORD_BYTES
-        + match record {
-            Record::Append(append) => append.body.content.len() + append.body.metadata.len(),
-            _ => 0,
-        }
 }
 
 #[cfg(test)]
@@ -134,17 +125,18 @@ mod tests {
         tail.push(Lsn(5), &records(1..=5));
         let of = |bytes| lsns(tail.after(Lsn(0), PageLimit { messages: 5, bytes }));
         assert_eq!(of(1), Some(vec![1]));
-        assert_eq!(of(3 * (RECORD_BYTES + 8)), Some(vec![1, 2, 3]));
+        assert_eq!(of(3 * message("u:ann", 1).weight()), Some(vec![1, 2, 3]));
     }
 
     #[test]
     fn it_keeps_so_many_bytes_and_forgets_what_retention_took() {
         let tail = Tail::new(Lsn(0));
-        let count = (2 * BYTES_MAX / RECORD_BYTES) as u64;
+        let weight = message("u:ann", 1).weight();
+        let count = (2 * BYTES_MAX / weight) as u64;
         tail.push(Lsn(count), &records(1..=count));
         let bytes = tail.kept().bytes;
         let before = tail.kept().before();
-        assert!(bytes <= BYTES_MAX && bytes > BYTES_MAX - 2 * RECORD_BYTES, "{bytes}");
+        assert!(bytes <= BYTES_MAX && bytes > BYTES_MAX - 2 * weight, "{bytes}");
         assert!(tail.after(Lsn(before.0 - 1), ALL).is_none());
         assert_eq!(lsns(tail.after(before, ALL)).expect("the rest").len() as u64, count - before.0);
         tail.trim(Lsn(count - 1));

@@ -10,7 +10,7 @@ use tidegate_control_core::domain::{Lsn, OwnerEpoch, PartitionId};
 use tokio_postgres::types::ToSql;
 
 use super::changes::Changes;
-use super::copy::{self, Copies};
+use super::copy;
 use super::error::Failure;
 use super::session::{Engine, Params, Session};
 use super::{rows, sql};
@@ -22,7 +22,6 @@ pub(super) struct Writer {
     owner: i64,
     /// Number of this connection.
     number: i64,
-    copies: Copies,
 }
 
 impl Writer {
@@ -38,14 +37,14 @@ impl Writer {
         for statement in sql::WRITES {
             session.prepare(statement).await?;
         }
-        let copies = Copies::prepare(session.client()).await?;
-        Ok((Writer { session, partition, owner, number, copies }, last))
+        Ok((Writer { session, partition, owner, number }, last))
     }
 
     /// Writes a batch that follows `last`. Requests leave together and are answered together; only then it is committed.
     pub async fn write(&mut self, last: Lsn, changes: &Changes) -> Result<(), Failure> {
-        let (mut requests, copied) = (Vec::new(), copy::pays_for(changes));
-        for (sql, columns) in rows::statements(changes, copied) {
+        let copies = copy::statements(&mut self.session, changes).await?;
+        let mut requests = Vec::new();
+        for (sql, columns) in rows::statements(changes, copies.is_some()) {
             requests.push((self.session.prepare(sql).await?, columns));
         }
         let fence = self.session.prepare(sql::ADVANCE).await?;
@@ -66,9 +65,9 @@ impl Writer {
             client.query(statement, &params).await
         });
         let copying = async {
-            match copied {
-                true => self.copies.write(client, self.partition, changes).await,
-                false => Ok(()),
+            match &copies {
+                Some(statements) => copy::write(client, statements, self.partition, changes).await,
+                None => Ok(()),
             }
         };
         let (fenced, (written, copied)) = join(fenced, join(join_all(writes), copying)).await;

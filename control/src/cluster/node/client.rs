@@ -110,8 +110,7 @@ impl Peers {
 
     /// `to` names the incarnation that took the message in; another one waits for nothing.
     pub fn result(&self, to: &str, incarnation: u64, corr: u64, answer: Answer) {
-        let queue = self.lock().get(to).filter(|peer| peer.incarnation == incarnation).map(|peer| peer.queue.clone());
-        if let Some(queue) = queue {
+        if let Some(queue) = self.queue(to, incarnation) {
             // Who does not hear of it asks again with the same key.
             let _ = queue.try_send(Item::Result(wire::result(corr, answer)));
         }
@@ -120,13 +119,16 @@ impl Peers {
     /// As [`Peers::result`]. Whether somebody waited for it and has heard of it, as far as is known: of one that was heard it may
     /// seem that it was not.
     pub async fn refused(&self, to: &str, incarnation: u64, corr: u64, refusal: Refusal) -> bool {
-        let queue = self.lock().get(to).filter(|peer| peer.incarnation == incarnation).map(|peer| peer.queue.clone());
-        let Some(queue) = queue else { return false };
+        let Some(queue) = self.queue(to, incarnation) else { return false };
         let (heard, answered) = oneshot::channel();
         if queue.try_send(Item::Refused { result: wire::result(corr, Err(refusal)), heard }).is_err() {
             return false;
         }
         matches!(tokio::time::timeout(HEARD_TIMEOUT, answered).await, Ok(Ok(true)))
+    }
+
+    fn queue(&self, to: &str, incarnation: u64) -> Option<mpsc::Sender<Item>> {
+        self.lock().get(to).filter(|peer| peer.incarnation == incarnation).map(|peer| peer.queue.clone())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, Peer>> {

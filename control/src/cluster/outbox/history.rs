@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tidegate_bus::port::{Outgoing, Publisher};
-use tidegate_bus::records::{self, Downstream, Form as _, Format, VERSION};
-use tidegate_control_core::domain::{Append, Content, Lsn, PartitionId, Place, Priority, Record};
+use tidegate_bus::records::{Downstream, Form as _, Format, VERSION};
+use tidegate_control_core::domain::{Append, Lsn, PartitionId, Place, Record};
 use tidegate_control_core::partition::Origin;
 
 use super::Teller;
-use crate::cluster::outlet;
+use crate::cluster::{forms, outlet};
 
 pub(crate) struct History {
     pub publisher: Arc<dyn Publisher>,
@@ -55,10 +55,7 @@ impl History {
 
 fn downstream(origin: Origin, lsn: Lsn, append: &Append, place: &Place) -> Downstream {
     let body = &append.body;
-    let (content, content_bytes) = match &body.content {
-        Content::Text(text) => (text.to_string(), None),
-        Content::Binary(bytes) => (String::new(), Some(bytes.to_vec())),
-    };
+    let (content, content_bytes) = forms::content_fields(&body.content);
     let first = append.places.first().unwrap_or(place);
     let conversation =
         if first.stream.pair().is_some() || first.stream.gid().is_some() { first.stream.as_str() } else { "" };
@@ -78,11 +75,7 @@ fn downstream(origin: Origin, lsn: Lsn, append: &Append, place: &Place) -> Downs
         conv_seq: if first.stream == place.stream { 0 } else { first.seq.0 },
         client_msg_id: body.client_msg_id.to_string(),
         title: body.title.to_string(),
-        priority: match body.priority {
-            Priority::High => records::Priority::High,
-            Priority::Normal => records::Priority::Normal,
-            Priority::Low => records::Priority::Low,
-        },
+        priority: forms::priority_field(body.priority),
         expires: body.expires.map_or(0, |expires| expires.0),
         platforms: body.platforms.iter().map(|platform| platform.to_string()).collect(),
         content_bytes,
