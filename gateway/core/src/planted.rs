@@ -20,6 +20,8 @@ pub enum Bug {
     HistoryIgnored,
     /// After a reset nobody comes back to ask what became of their groups.
     ResetKeepsMembers,
+    /// Who has to come back after a reset is still answered in the meantime.
+    AnswersCrossReset,
     /// An open that asks several partitions is answered once the first has.
     PartForTheWhole,
     /// Who is taken out of a group while their open waits for another partition is not told.
@@ -31,7 +33,7 @@ pub enum Bug {
 }
 
 impl Bug {
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 13] = [
         Bug::FullClientAbortsList,
         Bug::SwapRemoveUnderFanout,
         Bug::SendAfterClose,
@@ -40,6 +42,7 @@ impl Bug {
         Bug::StaleOwnerAccepted,
         Bug::HistoryIgnored,
         Bug::ResetKeepsMembers,
+        Bug::AnswersCrossReset,
         Bug::PartForTheWhole,
         Bug::OutUntold,
         Bug::RefusalStands,

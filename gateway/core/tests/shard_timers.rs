@@ -130,6 +130,45 @@ fn a_drain_lets_connections_go_evenly_and_sends_newcomers_away() {
     assert_eq!(world.stats().connections.value(), 0);
 }
 
+/// In one turn: the hub learns that nobody can say what happened, and control's answer to a join comes after it.
+#[test]
+fn who_has_to_come_back_hears_nothing_of_the_streams_that_follow() {
+    let mut world = World::quiet();
+    let old: Vec<Client> = (0..1_500).map(|n| world.connect(&format!("u{n}"))).collect();
+    old.iter().for_each(|client| world.hub(member(*client, 1, 0)));
+    world.ticks(1);
+    world.hub(ToShard::Reopen);
+    for client in &old {
+        world.hub(ToShard::Send(direct(*client, "an answer")));
+        world.hub(member(*client, 2, 0));
+    }
+    world.ticks(20);
+    for client in &old {
+        let texts = world.texts(client.socket);
+        assert!(texts.len() == 1 && texts[0].contains(r#""code":3000"#), "{texts:?}");
+    }
+    let lefts = world.said().into_iter().filter(|item| matches!(item, ToHub::Left { .. })).count();
+    assert_eq!(lefts, 2 * old.len(), "the hub counts nobody twice, and nobody too few");
+    let newcomer = world.connect("late");
+    world.hub(ToShard::Send(direct(newcomer, "hello")));
+    world.ticks(3);
+    assert_eq!(world.texts(newcomer.socket), ["hello"], "those who come meanwhile stay");
+}
+
+/// The rest of them goes first, and at once: a drain that takes long must not keep them.
+#[test]
+fn a_drain_does_not_keep_those_who_have_to_come_back() {
+    let mut world = World::quiet();
+    let old: Vec<Client> = (0..1_500).map(|n| world.connect(&format!("u{n}"))).collect();
+    world.hub(ToShard::Reopen);
+    world.ticks(1);
+    let newcomer = world.connect("late");
+    world.mail.inbox.push_back(ShardInput::Drain { over_ms: 3_600_000 });
+    world.ticks(20);
+    let gone = old.iter().filter(|client| !world.texts(client.socket).is_empty()).count();
+    assert_eq!((gone, world.texts(newcomer.socket).len()), (1_500, 0));
+}
+
 fn reports(world: &mut World) -> Vec<(StreamIdx, Seq)> {
     let said = world.said();
     said.iter()

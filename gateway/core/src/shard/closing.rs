@@ -31,10 +31,20 @@ pub(super) struct Leaving {
     parting: Option<Parting>,
 }
 
+impl Leaving {
+    /// This connection goes at once: what is said to it now is about streams that it does not know.
+    pub fn silences(&self, conn: ConnId) -> bool {
+        let parting = self.parting.as_ref().filter(|_| !planted::is(Bug::AnswersCrossReset));
+        parting.is_some_and(|parting| parting.silences(conn))
+    }
+}
+
 /// Connections in the order in which they are let go.
 struct Parting {
     conns: Vec<ConnId>,
     next: usize,
+    /// So many of them, in the order of their slots, go as fast as turns allow and hear nothing but their `bye`.
+    at_once: usize,
     start: Now,
     over_ns: u64,
     code: CloseCode,
@@ -48,7 +58,14 @@ impl Parting {
         if elapsed >= self.over_ns {
             return self.conns.len();
         }
-        (u128::from(elapsed) * self.conns.len() as u128 / u128::from(self.over_ns)) as usize
+        let paced = (u128::from(elapsed) * self.conns.len() as u128 / u128::from(self.over_ns)) as usize;
+        paced.max(self.at_once)
+    }
+
+    /// Whether this connection goes at once, and is still here.
+    fn silences(&self, conn: ConnId) -> bool {
+        let rest = self.conns.get(self.next..self.at_once).unwrap_or_default();
+        rest.binary_search_by_key(&conn.index, |of| of.index).is_ok_and(|at| rest[at] == conn)
     }
 
     /// When one more is due.
@@ -242,25 +259,43 @@ impl Engine {
 
     /// Begins to let every connection go, evenly over so many milliseconds. A second call changes nothing.
     pub(super) fn drain(&mut self, over_ms: u32) {
-        if !std::mem::replace(&mut self.leaving.draining, true) {
-            self.part_from_all(over_ms, CloseCode::Drain, "drain");
+        if std::mem::replace(&mut self.leaving.draining, true) {
+            return;
         }
+        let silenced = |conn: &ConnId| self.leaving.silences(*conn);
+        let (mut conns, paced): (Vec<ConnId>, Vec<ConnId>) = self.open_conns().partition(silenced);
+        let at_once = conns.len();
+        conns.extend(paced);
+        self.part(Parting {
+            conns,
+            next: 0,
+            at_once,
+            start: self.clock.now,
+            over_ns: u64::from(over_ms) * 1_000_000,
+            code: CloseCode::Drain,
+            reason: "drain",
+        });
     }
 
-    /// Lets those go who are here now, while others come.
+    /// Lets those go who are here now, while others come. What the hub says to them from now on speaks of streams that they
+    /// do not know yet: it is not sent ([`Engine::find_open`]).
     pub(super) fn reopen(&mut self) {
-        match self.leaving.draining {
-            true => self.part_from_all(0, CloseCode::Drain, "drain"),
-            false => self.part_from_all(0, CloseCode::Restart, "streams begin anew"),
-        }
+        let (code, reason) = match self.leaving.draining {
+            true => (CloseCode::Drain, "drain"),
+            false => (CloseCode::Restart, "streams begin anew"),
+        };
+        let conns: Vec<ConnId> = self.open_conns().collect();
+        self.part(Parting { next: 0, at_once: conns.len(), start: self.clock.now, over_ns: 0, code, reason, conns });
     }
 
-    fn part_from_all(&mut self, over_ms: u32, code: CloseCode, reason: &'static str) {
+    fn open_conns(&self) -> impl Iterator<Item = ConnId> + '_ {
         let open = self.slab.slots().filter(|&slot| self.slab.hot(slot).phase == Phase::Open);
-        let conns: Vec<ConnId> = open.map(|slot| self.slab.id(slot)).collect();
-        let (over_ns, parting) = (u64::from(over_ms) * 1_000_000, conns.len() as u64);
-        self.leaving.parting = Some(Parting { conns, next: 0, start: self.clock.now, over_ns, code, reason });
-        self.stats.parting.set(parting);
+        open.map(|slot| self.slab.id(slot))
+    }
+
+    fn part(&mut self, parting: Parting) {
+        self.stats.parting.set(parting.conns.len() as u64);
+        self.leaving.parting = Some(parting);
     }
 
     /// Lets go those whose turn it is. Returns when to call again: at once, if the turn's budget ended it.

@@ -138,8 +138,10 @@ impl Engine {
         }
     }
 
+    /// Whom the hub still speaks to.
     fn find_open(&self, conn: ConnId) -> Option<Slot> {
-        self.slab.find(conn).filter(|&slot| self.slab.hot(slot).phase == Phase::Open)
+        let open = self.slab.find(conn).filter(|&slot| self.slab.hot(slot).phase == Phase::Open);
+        open.filter(|_| !self.leaving.silences(conn))
     }
 
     fn on_direct<D: Driver>(&mut self, driver: &mut D, direct: Direct) {
@@ -207,7 +209,7 @@ impl Engine {
     ) {
         let invited: SmallVec<[Slot; 8]> = self.streams.members(inbox).iter().copied().collect();
         let joins = |engine: &Engine, slot: Slot| {
-            slot != Slot::NONE && engine.slab.hot(slot).is(flag::AUTO_JOIN) && !engine.slab.is_member(slot, stream)
+            slot != Slot::NONE && !engine.leaving.silences(engine.slab.id(slot)) && engine.slab.hot(slot).is(flag::AUTO_JOIN) && !engine.slab.is_member(slot, stream)
         };
         let invited: SmallVec<[Slot; 8]> = invited.into_iter().filter(|&slot| joins(self, slot)).collect();
         for &slot in &invited {
