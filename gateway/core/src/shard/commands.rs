@@ -209,7 +209,10 @@ impl Engine {
     ) {
         let invited: SmallVec<[Slot; 8]> = self.streams.members(inbox).iter().copied().collect();
         let joins = |engine: &Engine, slot: Slot| {
-            slot != Slot::NONE && !engine.leaving.silences(engine.slab.id(slot)) && engine.slab.hot(slot).is(flag::AUTO_JOIN) && !engine.slab.is_member(slot, stream)
+            slot != Slot::NONE
+                && !engine.leaving.silences(engine.slab.id(slot))
+                && engine.slab.hot(slot).is(flag::AUTO_JOIN)
+                && !engine.slab.is_member(slot, stream)
         };
         let invited: SmallVec<[Slot; 8]> = invited.into_iter().filter(|&slot| joins(self, slot)).collect();
         for &slot in &invited {
