@@ -62,6 +62,8 @@ impl Truth {
         self.keys.clear();
         self.epochs.clear();
         self.last.clear();
+        // Nothing remembers what was given before: if the clock went back too, ids can come again (docs/operations.md).
+        self.ids.clear();
         self.entries.clear();
     }
 
