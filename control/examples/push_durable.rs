@@ -2,6 +2,9 @@
 //!
 //! `cargo run --release -p tidegate-control --example push_durable -- SECONDS http://127.0.0.1:9090 …`
 //!
+//! `--rate N`: so many a second over all addresses, evenly, instead of as many as are taken. `--to u:PREFIX-`: to the streams
+//! with that beginning and a number below `--streams N` behind it, for instance the inboxes of clients that are connected.
+//!
 //! It prints accepted pushes per second, and ends with those refused and the delay of answers. Bounded by time and by what may
 //! be unanswered.
 
@@ -14,11 +17,43 @@ use tidegate_proto::v1::{AckMode, PushMessage, PushRequest, PushStatus};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Streams of messages that the pushes go to, in turn.
-const STREAMS: u64 = 1_000;
 const CONTENT_BYTES: usize = 200;
 /// Unanswered pushes of one call.
 const IN_FLIGHT_MAX: usize = 20_000;
+
+/// What is pushed.
+struct Plan {
+    seconds: u64,
+    addresses: Vec<String>,
+    /// 0: as fast as can be.
+    per_second: u64,
+    to: String,
+    /// Streams that the pushes go to, in turn.
+    streams: u64,
+}
+
+impl Plan {
+    fn of(mut args: impl Iterator<Item = String>) -> Result<Plan, Box<dyn std::error::Error>> {
+        let seconds = args.next().ok_or("SECONDS ADDRESS…")?.parse()?;
+        let mut plan =
+            Plan { seconds, addresses: Vec::new(), per_second: 0, to: "u:durable-".to_owned(), streams: 1_000 };
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--rate" => plan.per_second = args.next().ok_or("--rate N")?.parse()?,
+                "--to" => plan.to = args.next().ok_or("--to PREFIX")?,
+                "--streams" => plan.streams = args.next().ok_or("--streams N")?.parse()?,
+                _ => plan.addresses.push(arg),
+            }
+        }
+        Ok(plan)
+    }
+
+    /// How long after the beginning a call may send its push of this number.
+    fn due(&self, number: u64) -> Duration {
+        let each = (self.per_second as f64 / self.addresses.len() as f64).recip();
+        Duration::from_secs_f64(if self.per_second == 0 { 0.0 } else { number as f64 * each })
+    }
+}
 
 #[derive(Default)]
 struct Counts {
@@ -30,16 +65,12 @@ struct Counts {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1);
-    let seconds: u64 = args.next().ok_or("SECONDS ADDRESS…")?.parse()?;
-    let addresses: Vec<String> = args.collect();
+    let plan = Arc::new(Plan::of(std::env::args().skip(1))?);
     let counts = Arc::new(Counts::default());
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let calls: Vec<_> = addresses
-        .iter()
-        .enumerate()
-        .map(|(call, address)| tokio::spawn(push(address.clone(), call as u64, end, Arc::clone(&counts))))
-        .collect();
+    let end = Instant::now() + Duration::from_secs(plan.seconds);
+    let calls = 0..plan.addresses.len();
+    let calls: Vec<_> =
+        calls.map(|call| tokio::spawn(push(Arc::clone(&plan), call, end, Arc::clone(&counts)))).collect();
     let (began, mut before) = (Instant::now(), 0);
     while Instant::now() < end {
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -66,12 +97,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn push(
-    address: String,
-    call: u64,
+    plan: Arc<Plan>,
+    call: usize,
     end: Instant,
     counts: Arc<Counts>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let mut client = PushServiceClient::connect(address).await?;
+    let mut client = PushServiceClient::connect(plan.addresses[call].clone()).await?;
     let (requests, stream) = mpsc::channel(1_024);
     let room = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
     let began = Instant::now();
@@ -83,12 +114,15 @@ async fn push(
             let Ok(permit) = writer_room.acquire().await else { return };
             permit.forget();
             number += 1;
+            if let Some(early) = plan.due(number).checked_sub(began.elapsed()) {
+                tokio::time::sleep(early).await;
+            }
             // The time of sending comes back as the correlation.
             let corr = began.elapsed().as_micros() as u64;
             let message = PushMessage { r#type: "text".to_owned(), content: content.clone(), ..Default::default() };
             let request = PushRequest {
                 corr,
-                to: vec![format!("u:durable-{}", (number * 7 + call) % STREAMS)],
+                to: vec![format!("{}{}", plan.to, (number * 7 + call as u64) % plan.streams)],
                 message: Some(message),
                 ack: AckMode::Durable as i32,
                 ..Default::default()

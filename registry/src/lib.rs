@@ -14,6 +14,7 @@ mod adapters;
 mod backend;
 mod backoff;
 mod error;
+mod keeping;
 mod known;
 mod live;
 mod lock;

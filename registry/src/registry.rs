@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
 
 use crate::adapters::etcd::{Etcd, EtcdOptions};
 use crate::adapters::memory::Memory;
 use crate::adapters::redis::{Redis, RedisOptions};
 use crate::backend::Backend;
 use crate::error::RegistryError;
+use crate::keeping::Keeping;
 use crate::session::Session;
 use crate::settings::Settings;
 use crate::watch::Watch;
@@ -35,23 +37,31 @@ impl Entry {
     }
 }
 
-/// A registry, over one of its adapters. Cheap to clone; clones share their connection. Nothing is dialled before the first
+/// A registry, over one of its adapters. Cheap to clone; clones share their connections. Nothing is dialled before the first
 /// request, so that a process may begin while its registry is away.
 #[derive(Clone)]
-pub struct Registry(Arc<dyn Backend>);
+pub struct Registry {
+    backend: Arc<dyn Backend>,
+    /// `None`: sessions are kept where they begin.
+    keeping: Option<Arc<Keeping>>,
+}
 
 impl Registry {
     /// Lives in this process, for one node alone and for tests.
     pub fn memory() -> Registry {
-        Registry(Arc::new(Memory::new()))
+        Registry { backend: Arc::new(Memory::new()), keeping: None }
     }
 
     pub fn etcd(options: EtcdOptions) -> Result<Registry, RegistryError> {
-        Ok(Registry(Arc::new(Etcd::new(options)?)))
+        Registry::over(Etcd::new(options.clone())?, Etcd::new(options)?)
     }
 
     pub fn redis(options: RedisOptions) -> Result<Registry, RegistryError> {
-        Ok(Registry(Arc::new(Redis::new(options)?)))
+        Registry::over(Redis::new(options.clone())?, Redis::new(options)?)
+    }
+
+    fn over(backend: impl Backend, kept_by: impl Backend) -> Result<Registry, RegistryError> {
+        Ok(Registry { backend: Arc::new(backend), keeping: Some(Arc::new(Keeping::new(kept_by)?)) })
     }
 
     /// Reads the files that the settings name; dials nothing.
@@ -59,7 +69,7 @@ impl Registry {
         settings.open()
     }
 
-    /// A lease that is kept alive in the background, every third of `ttl`.
+    /// A lease that is kept alive every third of `ttl`, over etcd and Redis by a thread and a connection that do nothing else.
     pub async fn session(&self, ttl: Duration) -> Result<Session, RegistryError> {
         if !(TTL_MIN..=TTL_MAX).contains(&ttl) {
             return Err(RegistryError::InvalidTtl(ttl));
@@ -69,46 +79,56 @@ impl Registry {
 
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, RegistryError> {
         check_key(key)?;
-        self.0.fetch(key).await
+        self.backend.fetch(key).await
     }
 
     /// In the order of keys.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, RegistryError> {
         check_prefix(prefix)?;
-        self.0.list(prefix).await
+        self.backend.list(prefix).await
     }
 
     /// Stays until it is deleted.
     pub async fn put(&self, key: &str, value: &str) -> Result<(), RegistryError> {
         check_pair(key, value)?;
-        self.0.put(key, value).await
+        self.backend.put(key, value).await
     }
 
     /// As [`Registry::put`], unless the key is there: then nothing is changed, and the answer is false.
     pub async fn create(&self, key: &str, value: &str) -> Result<bool, RegistryError> {
         check_pair(key, value)?;
-        self.0.create(key, value).await
+        self.backend.create(key, value).await
     }
 
     /// Changes the value if its version is the expected one. A key that belongs to a session goes on belonging to it.
     pub async fn replace(&self, key: &str, expected_version: u64, value: &str) -> Result<bool, RegistryError> {
         check_pair(key, value)?;
-        self.0.replace(key, expected_version, value).await
+        self.backend.replace(key, expected_version, value).await
     }
 
     pub async fn delete(&self, key: &str) -> Result<(), RegistryError> {
         check_key(key)?;
-        self.0.delete(key).await
+        self.backend.delete(key).await
     }
 
     /// Follows all keys with a prefix, see [`Watch`]. A prefix that no key could have is followed in vain. Must be called in a
     /// tokio runtime.
     pub fn watch(&self, prefix: &str) -> Watch {
-        Watch::begin(Arc::clone(&self.0), prefix.to_owned())
+        Watch::begin(Arc::clone(&self.backend), prefix.to_owned())
+    }
+
+    pub(crate) fn keep<F>(&self, keep: impl FnOnce(Arc<dyn Backend>) -> F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        match &self.keeping {
+            Some(keeping) => keeping.spawn(keep),
+            None => tokio::spawn(keep(Arc::clone(&self.backend))),
+        }
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
-        &*self.0
+        &*self.backend
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::backend::{Claim, LeaseId};
+use crate::backend::{Backend, Claim, LeaseId};
 use crate::error::{RegistryError, chain};
 use crate::registry::{Entry, Registry, check_key, check_pair};
 
@@ -66,7 +66,7 @@ impl Session {
         let id = registry.backend().grant(ttl).await?;
         let (term, _) = watch::channel(Term::Until(asked + usable(ttl)));
         let lease = Arc::new(Lease { registry, id, ttl, term, counter: Mutex::new(0) });
-        let keeper = tokio::spawn(keep_alive(Arc::clone(&lease)));
+        let keeper = lease.registry.keep(|backend| keep_alive(Arc::clone(&lease), backend));
         let session = Session { lease, keeper, revoke_on_drop: true };
         if session.is_alive() { Ok(session) } else { Err(RegistryError::SessionLost) }
     }
@@ -234,13 +234,13 @@ fn usable(ttl: Duration) -> Duration {
     ttl - ttl / MARGIN_SHARE
 }
 
-async fn keep_alive(lease: Arc<Lease>) {
+async fn keep_alive(lease: Arc<Lease>, backend: Arc<dyn Backend>) {
     let period = lease.ttl / KEEP_ALIVES_PER_TTL;
     let mut pause = period;
     while lease.is_alive() {
         tokio::time::sleep(pause).await;
         let asked = Instant::now();
-        let answer = lease.registry.backend().keep_alive(lease.id, lease.ttl);
+        let answer = backend.keep_alive(lease.id, lease.ttl);
         // A request that hangs must leave time for another one.
         match tokio::time::timeout(period, answer).await {
             Ok(Ok(true)) if lease.renewed(asked + usable(lease.ttl)) => {

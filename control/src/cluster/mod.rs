@@ -11,6 +11,7 @@
 //! nodes of that role, all three put together in [`beside`].
 //! The code of a partition, of its links and of the API is that of the embedded form.
 
+mod background;
 #[cfg(test)]
 mod bench;
 mod beside;
@@ -66,6 +67,7 @@ use crate::metrics::{GroupFigures, Metrics};
 use crate::presence::Presence;
 use crate::records::Feed;
 
+use background::Background;
 use beside::Beside;
 use consumers::Consumer;
 use ids::Ids;
@@ -302,6 +304,7 @@ impl Cluster {
             tellers: beside.tellers,
             memory: near.as_ref().map(|near| near.memory.clone()),
             store_guard,
+            background: Background::new(config.sequencing_nice)?,
         };
         let ttl = Duration::from_millis(config.lease_ttl_ms.into());
         let endpoints = Arc::new(Endpoints::default());

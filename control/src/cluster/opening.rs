@@ -7,6 +7,7 @@ use tidegate_control_core::partition::{Partition, PartitionConfig};
 use tidegate_control_core::ports::{MessageStore as _, StoreError, StoreReader};
 use tokio::task::JoinHandle;
 
+use super::background::Background;
 use super::carrier::{self, Carrier};
 use super::outbox::places::Places;
 use super::outbox::{Relay, Tellers};
@@ -33,6 +34,8 @@ pub(crate) struct Opener {
     /// Where what is committed is told for those who ask elsewhere.
     pub memory: Option<Memory>,
     pub store_guard: Arc<Guard>,
+    /// Where partitions are opened, and with them all that works for them.
+    pub background: Background,
 }
 
 /// A partition that runs here.

@@ -297,7 +297,8 @@ impl Work {
                 let _ = ended.send((partition, matches!(error, StoreError::Fenced)));
             });
             let opener = Arc::clone(&self.own.opener);
-            opening.spawn(async move { (partition, opener.open(partition, on_end).await) });
+            let background = opener.background.handle().clone();
+            opening.spawn_on(async move { (partition, opener.open(partition, on_end).await) }, &background);
         }
         let mut failed = Ok(());
         while let Some(opened) = opening.join_next().await {

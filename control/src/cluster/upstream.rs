@@ -39,6 +39,9 @@ const FEED_BATCHES_MAX: usize = 2;
 /// Reads that are joined into one batch while more is there at once.
 const READS_PER_BATCH_MAX: usize = 16;
 const WAIT: Duration = Duration::from_millis(200);
+/// A busy source is read so often: what came meanwhile is one commit of each partition, where each message alone would cost
+/// almost as much. One that was idle for so long is read at once, and one that is behind without a pause.
+const READ_EVERY: Duration = Duration::from_millis(15);
 const RETRY: Duration = Duration::from_millis(200);
 /// The place of a source is shown to Kafka's tools so often.
 const SHOWN_EVERY: Duration = Duration::from_secs(2);
@@ -335,12 +338,13 @@ struct Source {
     /// What the reader gives next.
     position: u64,
     shown: tokio::time::Instant,
+    next_read: tokio::time::Instant,
 }
 
 impl Source {
     fn new(upstream: Arc<Upstream>, source: u32) -> Source {
-        let shown = tokio::time::Instant::now();
-        Source { upstream, source, subscribers: HashMap::new(), reader: None, position: 0, shown }
+        let now = tokio::time::Instant::now();
+        Source { upstream, source, subscribers: HashMap::new(), reader: None, position: 0, shown: now, next_read: now }
     }
 
     async fn run(mut self, mut subscriptions: mpsc::UnboundedReceiver<Subscribe>) {
@@ -380,13 +384,17 @@ impl Source {
             self.open().await?;
         }
         let Some(reader) = &mut self.reader else { return Ok(()) };
+        tokio::time::sleep_until(self.next_read).await;
         let mut records = reader.next(self.upstream.batch, WAIT).await?;
+        let read = tokio::time::Instant::now();
         for _ in 1..READS_PER_BATCH_MAX {
             if records.len() % self.upstream.batch != 0 || records.is_empty() {
                 break;
             }
             records.extend(reader.next(self.upstream.batch, Duration::ZERO).await?);
         }
+        let behind = records.len() == self.upstream.batch * READS_PER_BATCH_MAX;
+        self.next_read = if behind { read } else { read + READ_EVERY };
         if let Some(last) = records.last() {
             self.position = last.offset as u64 + 1;
             self.distribute(records).await;

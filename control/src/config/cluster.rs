@@ -25,6 +25,8 @@ pub struct ClusterConfig {
     pub lease_ttl_ms: u32,
     /// `api` takes calls in, `logic` sequences, `task` works off tasks.
     pub roles: Vec<String>,
+    /// Niceness, 0 to 19, of the threads that sequence: where cores are short, calls are taken in first.
+    pub sequencing_nice: u8,
 }
 
 impl Default for ClusterConfig {
@@ -37,6 +39,7 @@ impl Default for ClusterConfig {
             partitions: 20,
             lease_ttl_ms: 3_000,
             roles: ROLES.map(str::to_owned).to_vec(),
+            sequencing_nice: 19,
         }
     }
 }
@@ -59,6 +62,9 @@ impl ClusterConfig {
         }
         if !(500..=60_000).contains(&self.lease_ttl_ms) {
             problems.push(("cluster.lease_ttl_ms", format!("{} is not in 500..=60000", self.lease_ttl_ms)));
+        }
+        if self.sequencing_nice > 19 {
+            problems.push(("cluster.sequencing_nice", format!("{} is not in 0..=19", self.sequencing_nice)));
         }
         if self.roles.is_empty() {
             problems.push(("cluster.roles", "names none".to_owned()));

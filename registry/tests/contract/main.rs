@@ -68,6 +68,7 @@ macro_rules! outages {
                 outages::a_deaf_connection_is_left_for_another,
                 outages::a_request_without_an_answer_fails,
                 outages::a_session_survives_a_cut,
+                outages::a_session_survives_a_process_without_time,
                 outages::a_watch_survives_a_cut_and_misses_nothing,
                 outages::an_owner_that_is_cut_off_stops_before_others_begin,
             ]

@@ -59,6 +59,19 @@ pub async fn a_session_survives_a_cut(site: &Site) {
     assert_eq!(site.value("a").await.as_deref(), Some("1"));
 }
 
+/// Both threads of this process's runtime do something else for longer than the session's term.
+pub async fn a_session_survives_a_process_without_time(site: &Site) {
+    let (session, key) = (site.registry.session(SHORT).await.expect("a session"), site.key("a"));
+    assert_eq!(session.claim(&key, "owner").await.expect("claim"), Claimed::Ours);
+    let busy = [(); 2].map(|()| tokio::spawn(async { std::thread::sleep(SHORT * 2) }));
+    std::thread::sleep(SHORT * 2);
+    assert!(session.is_alive());
+    for thread in busy {
+        thread.await.expect("it only sleeps");
+    }
+    assert_eq!(site.value("a").await.as_deref(), Some("owner"));
+}
+
 pub async fn an_owner_that_is_cut_off_stops_before_others_begin(site: &Site) {
     let (registry, proxy) = site.through_proxy().await;
     let owner = registry.session(SHORT).await.expect("a session");

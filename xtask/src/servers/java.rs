@@ -23,11 +23,12 @@ pub fn find() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// A JVM that does not take more than it needs: these servers share a small machine with what they are there for.
+/// A JVM that does not take more than it needs: these servers share a small machine with what they are there for. The
+/// optimising compiler would take a core for its first minutes, and most runs are shorter.
 pub fn command(java: &PathBuf, heap: &str, class_path: &str) -> Command {
     let mut command = Command::new(java);
     command.args(["-Xms64m", heap, "-XX:+UseSerialGC", "-XX:MaxMetaspaceSize=192m", "-XX:MaxDirectMemorySize=128m"]);
-    command.args(["-Xshare:auto", "-Djava.awt.headless=true", "-cp", class_path]);
+    command.args(["-XX:TieredStopAtLevel=1", "-Xshare:auto", "-Djava.awt.headless=true", "-cp", class_path]);
     command
 }
 

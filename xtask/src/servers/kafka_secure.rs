@@ -85,8 +85,7 @@ pub(super) fn prepare(access: &Access, tool: &Command, port: u16) -> anyhow::Res
         access.password("admin")?
     );
     write_private(&access.admin_config(), &admin, 0o600)?;
-    // A tool's life is too short for the optimising compiler.
-    let words = [tool.get_program(), "-XX:TieredStopAtLevel=1".as_ref()].into_iter().chain(tool.get_args());
+    let words = [tool.get_program()].into_iter().chain(tool.get_args());
     let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
     let script = format!("#!/bin/sh\nexec {} org.apache.kafka.tools.AclCommand \"$@\"\n", words.join(" "));
     write_private(&access.acls_command(), &script, 0o700)?;
