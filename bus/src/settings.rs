@@ -83,6 +83,9 @@ impl Default for Producer {
 pub struct Consumer {
     /// Records of one batch, for each kind of reader.
     pub upstream_batch: usize,
+    /// A busy partition of the upstream topic is read so often: what came meanwhile is one commit of its owner, where each
+    /// message alone would cost almost as much. One that was idle for so long is read at once.
+    pub upstream_pace_ms: u64,
     pub downstream_batch: usize,
     pub task_batch: usize,
     pub session_timeout_ms: u64,
@@ -99,6 +102,7 @@ impl Default for Consumer {
     fn default() -> Consumer {
         Consumer {
             upstream_batch: 100,
+            upstream_pace_ms: 15,
             downstream_batch: 50,
             task_batch: 200,
             session_timeout_ms: 30_000,
@@ -193,6 +197,7 @@ impl Settings {
         ] {
             range(name, batch, 1, 100_000);
         }
+        range("consumer.upstream_pace_ms", self.consumer.upstream_pace_ms as usize, 0, 1000);
         range("consumer.session_timeout_ms", self.consumer.session_timeout_ms as usize, 6000, 1_800_000);
         range("consumer.prefetch_records", self.consumer.prefetch_records, 1, 1_000_000);
         range("consumer.fetch_wait_ms", self.consumer.fetch_wait_ms as usize, 1, 1000);

@@ -252,6 +252,7 @@ impl Cluster {
             dead_letters: settings.topics.dead_letter.name.clone(),
             format: settings.format,
             batch: settings.consumer.upstream_batch,
+            pace: Duration::from_millis(settings.consumer.upstream_pace_ms),
             partitions,
             mapping,
             results: Arc::clone(&results),

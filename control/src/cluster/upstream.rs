@@ -39,9 +39,6 @@ const FEED_BATCHES_MAX: usize = 2;
 /// Reads that are joined into one batch while more is there at once.
 const READS_PER_BATCH_MAX: usize = 16;
 const WAIT: Duration = Duration::from_millis(200);
-/// A busy source is read so often: what came meanwhile is one commit of each partition, where each message alone would cost
-/// almost as much. One that was idle for so long is read at once, and one that is behind without a pause.
-const READ_EVERY: Duration = Duration::from_millis(15);
 const RETRY: Duration = Duration::from_millis(200);
 /// The place of a source is shown to Kafka's tools so often.
 const SHOWN_EVERY: Duration = Duration::from_secs(2);
@@ -55,6 +52,7 @@ pub(crate) struct Upstream {
     pub format: Format,
     /// Records of one read.
     pub batch: usize,
+    pub pace: Duration,
     pub partitions: u32,
     pub mapping: watch::Receiver<Mapping>,
     pub results: Arc<Results>,
@@ -102,6 +100,7 @@ pub(crate) struct Parts {
     pub dead_letters: String,
     pub format: Format,
     pub batch: usize,
+    pub pace: Duration,
     pub partitions: u32,
     pub mapping: watch::Receiver<Mapping>,
     pub results: Arc<Results>,
@@ -120,6 +119,7 @@ impl Upstream {
             dead_letters: parts.dead_letters,
             format: parts.format,
             batch: parts.batch.max(1),
+            pace: parts.pace,
             partitions: parts.partitions,
             mapping: parts.mapping,
             results: parts.results,
@@ -394,7 +394,7 @@ impl Source {
             records.extend(reader.next(self.upstream.batch, Duration::ZERO).await?);
         }
         let behind = records.len() == self.upstream.batch * READS_PER_BATCH_MAX;
-        self.next_read = if behind { read } else { read + READ_EVERY };
+        self.next_read = if behind { read } else { read + self.upstream.pace };
         if let Some(last) = records.last() {
             self.position = last.offset as u64 + 1;
             self.distribute(records).await;

@@ -31,10 +31,11 @@ impl Engine {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("postgres").enable_all().build();
         let ms = timeout.as_millis();
-        // A backend whose client stands still must not hold the partition's row for longer than a successor waits.
+        // A backend whose client stands still must not hold the partition's row for longer than a successor waits. And a new
+        // table is full long before statistics say so: until then the planner would read all of it for each batch.
         let options = format!(
             "-c search_path={schema} -c statement_timeout={ms} -c lock_timeout={ms} \
-             -c idle_in_transaction_session_timeout={ms}"
+             -c idle_in_transaction_session_timeout={ms} -c enable_seqscan=off"
         );
         config.options(options).connect_timeout(timeout).tcp_user_timeout(timeout);
         if config.get_application_name().is_none() {

@@ -92,11 +92,15 @@ pub const READS: &str = "insert into reads (partition, uid, stream, epoch, seq)
 
 pub const HEAD: &str = "select epoch, head, first from heads where partition = $1 and stream = $2";
 
-pub const HEADS_OF: &str = "select stream, epoch, head, first from heads
-     where partition = $1 and stream = any($2::text[])";
+/// Row by row, as is [`FIND_DEDUP_MANY`]: with `= any(…)` the planner reads all of the partition's rows for as long as the
+/// statistics of a new table say that it is empty.
+pub const HEADS_OF: &str = "select h.* from unnest($2::text[]) as u (wanted), lateral (
+         select stream, epoch, head, first from heads where partition = $1 and stream = u.wanted limit 1
+     ) as h";
 
-pub const FIND_DEDUP_MANY: &str = "select key, epoch, seq, id, fingerprint from dedup
-     where partition = $1 and key = any($2::bytea[])";
+pub const FIND_DEDUP_MANY: &str = "select d.* from unnest($2::bytea[]) as u (wanted), lateral (
+         select key, epoch, seq, id, fingerprint from dedup where partition = $1 and key = u.wanted limit 1
+     ) as d";
 
 pub const FIND_DEDUP: &str = "select epoch, seq, id, fingerprint from dedup where partition = $1 and key = $2";
 
