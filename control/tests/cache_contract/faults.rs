@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_control::adapters::redis::{BoundSettings, BreakerSettings, RedisCache, RedisSettings};
 use tidegate_control_core::breaker::BreakerState;
-use tidegate_control_core::contract::cache::{gateway, head, live, online, query, run, stream, uid};
+use tidegate_control_core::contract::cache::{gateway, head, live, offline, online, query, run, stream, uid};
 use tidegate_control_core::domain::{Epoch, OwnerEpoch, Seq};
 use tidegate_control_core::ports::cache::{Bell, Cache, Channel, Fact, Notice, Queued};
 use xtask::servers::{Home, Process, Server, down_in, kill_in, revive_in, up_in};
@@ -158,6 +158,37 @@ fn a_flushed_server_is_noticed_and_fills_again() {
             assert_eq!(cache.health().breaker, BreakerState::Closed);
         });
     }
+}
+
+/// It answers that it has no memory for what it is told.
+#[test]
+fn a_full_server_hears_who_came_and_went_once_it_has_room() {
+    let server = OwnServer::new(Server::Redis);
+    let settings = impatient(server.up(), false);
+    runtime().block_on(async {
+        let cache = RedisCache::open(&settings).expect("valid settings");
+        cache.write(vec![online("ann", GW, "1"), online("bob", GW, "2")]);
+        cache.settled().await;
+        let client = redis::Client::open(settings.urls[0].as_str()).expect("a URL");
+        let mut connection = client.get_connection().expect("connected");
+        let mut set = |name: &str, value: &str| {
+            redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec(&mut connection).expect("set");
+        };
+        set("maxmemory-policy", "noeviction");
+        set("maxmemory", "1");
+        cache.write(vec![offline("ann", GW, "1"), online("cyd", GW, "3")]);
+        until("both are refused", || cache.health().writes_refused >= 2).await;
+        assert_eq!((is_online(&cache, "ann").await, is_online(&cache, "cyd").await), (true, false));
+        set("maxmemory", "0");
+        cache.settled().await;
+        let all = ["ann", "bob", "cyd"];
+        let mut there = Vec::new();
+        for name in all {
+            there.push(is_online(&cache, name).await);
+        }
+        assert_eq!(there, [false, true, true], "{all:?}");
+        assert_eq!(cache.health().breaker, BreakerState::Closed);
+    });
 }
 
 /// The server keeps its data while it cannot be reached: what stands there is older than what was dropped meanwhile, and must

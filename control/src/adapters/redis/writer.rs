@@ -77,41 +77,47 @@ async fn write(shared: &Shared, batch: Batch) -> Rest {
     }
     let Batch { facts, repair } = batch;
     let (mut failed, mut from) = (Vec::new(), 0);
+    let (mut refused, mut reason) = (0, None);
     for (fact, end) in facts.into_iter().zip(ends) {
         match judge(&answers[from..end]) {
             Verdict::Done => {
                 shared.counters.writes_done.fetch_add(1, Ordering::Relaxed);
             }
             Verdict::Away => failed.push(fact),
-            Verdict::Refused => {
-                shared.counters.writes_refused.fetch_add(1, Ordering::Relaxed);
-                // What stands of the stream is old now. A server without memory still deletes.
-                if matches!(fact, Fact::Head { .. } | Fact::Hot(_) | Fact::Queue(_)) {
-                    failed.push(fact);
+            Verdict::Refused(code) => {
+                refused += 1;
+                reason = code.or(reason);
+                match fact {
+                    // What stands of the stream is old now. A server without memory still deletes.
+                    Fact::Head { .. } | Fact::Hot(_) | Fact::Queue(_) => failed.push(fact),
+                    // Said again until there is room: a user who has gone must not stay here for good.
+                    Fact::Online { .. } | Fact::Offline(_) if code.is_some() => failed.push(fact),
+                    _ => {}
                 }
             }
         }
         from = end;
     }
+    shared.counters.writes_refused.fetch_add(refused, Ordering::Relaxed);
+    if let Some(code) = reason {
+        tracing::warn!(refused, code, "Redis refused writes");
+    }
     if failed.is_empty() { Rest::Nothing } else { Rest::Some(Batch { facts: failed, repair }) }
 }
 
-enum Verdict {
+enum Verdict<'a> {
     Done,
     Away,
-    Refused,
+    /// With the server's reason; `None`: there was nothing to be said, since a name is too long to be listed.
+    Refused(Option<&'a str>),
 }
 
-fn judge(answers: &[Answer]) -> Verdict {
-    // There was nothing to be said: a name is too long to be listed.
-    let mut verdict = if answers.is_empty() { Verdict::Refused } else { Verdict::Done };
+fn judge(answers: &[Answer]) -> Verdict<'_> {
+    let mut verdict = if answers.is_empty() { Verdict::Refused(None) } else { Verdict::Done };
     for answer in answers {
         match answer {
             Answer::Away => return Verdict::Away,
-            Answer::Value(Value::ServerError(error)) => {
-                tracing::warn!(code = error.code(), "Redis refused a write");
-                verdict = Verdict::Refused;
-            }
+            Answer::Value(Value::ServerError(error)) => verdict = Verdict::Refused(Some(error.code())),
             Answer::Value(_) => {}
         }
     }
