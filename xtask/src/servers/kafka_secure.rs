@@ -85,7 +85,7 @@ pub(super) fn prepare(access: &Access, tool: &Command, port: u16) -> anyhow::Res
         access.password("admin")?
     );
     write_private(&access.admin_config(), &admin, 0o600)?;
-    let words = [tool.get_program()].into_iter().chain(tool.get_args());
+    let words = std::iter::once(tool.get_program()).chain(tool.get_args());
     let words: Vec<String> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
     let script = format!("#!/bin/sh\nexec {} org.apache.kafka.tools.AclCommand \"$@\"\n", words.join(" "));
     write_private(&access.acls_command(), &script, 0o700)?;
